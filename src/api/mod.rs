@@ -1,0 +1,7 @@
+//! What users see: handles, guards and their rules. No word of segments or futexes in here.
+
+mod mutex;
+mod space;
+
+pub use mutex::{Mutex, MutexGuard, OwnedMutexGuard};
+pub use space::{Space, SpaceBuilder, Usage};

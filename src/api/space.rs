@@ -1,0 +1,204 @@
+//! Spaces: where the locks of processes that belong together live.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Mutex;
+use crate::backend::shared::{CHECK_INTERVAL, SharedLock, SharedSpace};
+use crate::segment::format::Kind;
+use crate::segment::open::Options;
+use crate::{Error, Result};
+
+/// A named place for locks. All processes that open the same space see the same locks.
+///
+/// A space is a directory with one file in it, which every process in the space maps. By default it lies in memory, in a
+/// directory of the user's own (`/dev/shm/hostlock-UID`, mode 0700); [`SpaceBuilder::root`] puts it elsewhere, for instance
+/// on a volume that containers share. It stays when all processes have left, and so do its tokens; after a reboot, or once
+/// somebody removed it, the next opener creates a new one, whose tokens are larger still.
+///
+/// Opening a space makes the process a participant: once, however often and from however many threads it opens it. The process
+/// leaves when the last `Space`, handle and guard is dropped, or when it ends, however it ends.
+///
+/// A forked child is not in the space until it first uses a handle; then it joins as a participant of its own.
+///
+/// ```
+/// # let root = tempfile::tempdir()?;
+/// # let space = hostlock::Space::builder("myapp").root(root.path()).open()?;
+/// # #[cfg(any())]
+/// let space = hostlock::Space::open("myapp")?;
+/// let migrate = space.mutex("db-migrate")?;
+/// let guard = migrate.lock()?;
+/// println!("mine, with token {}", guard.token());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Space {
+    name: Arc<str>,
+    shared: Arc<SharedSpace>,
+}
+
+/// How a space is opened, and created if it does not exist. Made by [`Space::builder`].
+///
+/// What is stated here must agree with the space if it exists; what is not stated is as it is, or the default.
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open`"]
+pub struct SpaceBuilder {
+    options: Options,
+    check_interval: Duration,
+}
+
+/// How much of a space is in use. See [`Space::usage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Registered processes, dead ones that nobody cleaned up after included.
+    pub participants: usize,
+    /// How many processes there is room for.
+    pub participants_capacity: usize,
+    /// Names that have a lock.
+    pub locks: usize,
+    /// How many names there is room for, before unused ones are given up.
+    pub locks_capacity: usize,
+    /// Threads that sleep, waiting for a lock.
+    pub waiting: usize,
+}
+
+impl Space {
+    /// Opens the space `name` of this user, with all defaults; creates it if it does not exist.
+    ///
+    /// # Errors
+    /// As [`SpaceBuilder::open`].
+    pub fn open(name: &str) -> Result<Self> {
+        Self::builder(name).open()
+    }
+
+    /// Opens the space `name` with other than the defaults.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// use hostlock::Space;
+    ///
+    /// let space = Space::builder("build-farm").root(dir.path()).participants(64).locks(10_000).open()?;
+    /// assert_eq!(space.usage().locks_capacity, 10_000);
+    ///
+    /// // Whoever states another value is told so.
+    /// let error = Space::builder("build-farm").root(dir.path()).locks(20_000).open().unwrap_err();
+    /// assert!(matches!(error, hostlock::Error::OptionDiffers { option: "locks", .. }));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder(name: &str) -> SpaceBuilder {
+        SpaceBuilder {
+            options: Options { name: name.into(), root: None, participants: None, names: None, mode: None },
+            check_interval: CHECK_INTERVAL,
+        }
+    }
+
+    /// A handle for the mutex `name` of this space, which is created if nobody named it before. No lock is acquired.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] if the name is empty, longer than 64 bytes or holds NUL; [`Error::WrongKind`] if it is the name of
+    /// something else; [`Error::Full`] if there are more names than the space has room for and all are in use.
+    pub fn mutex(&self, name: &str) -> Result<Mutex> {
+        Ok(Mutex::new(SharedLock::new(&self.shared, name, Kind::Mutex)?))
+    }
+
+    /// The space's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The space's directory.
+    pub fn path(&self) -> &Path {
+        self.shared.segment().space()
+    }
+
+    /// How much of the space is in use at this moment. Goes through all its tables, and changes nothing.
+    pub fn usage(&self) -> Usage {
+        let segment = self.shared.segment();
+        Usage {
+            participants: segment.slots().filter(|slot| segment.participant(*slot).is_some()).count(),
+            participants_capacity: segment.header.participants as usize,
+            locks: segment.names_in_use(),
+            locks_capacity: segment.header.names as usize,
+            waiting: segment.waiting(),
+        }
+    }
+
+    /// Gives back everything that dead processes left in the space; how many of them there were.
+    ///
+    /// There is no need to call this: whoever wants a lock of the dead takes it over, and whoever needs their place clears it.
+    /// It is for those who want to see, or to measure, a clean table. Locks given back are marked: the next owner is told
+    /// ([`MutexGuard::abandoned`](crate::MutexGuard::abandoned)).
+    ///
+    /// # Errors
+    /// [`Error::Removed`] if the space's file is gone, [`Error::System`] if the system does not let us look.
+    pub fn recover_dead(&self) -> Result<usize> {
+        self.shared.recover_dead(None)
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Space").field("name", &self.name).field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+impl SpaceBuilder {
+    /// Keeps the space under `root`, an existing directory of this user's or root's, instead of in the default place. Everybody
+    /// who is to see the same locks has to name the same one. It must be on a local file system; one in memory is fastest.
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.options.root = Some(root.into());
+        self
+    }
+
+    /// Room for so many processes, 1 to 8,191. Default: 1,024.
+    pub fn participants(mut self, count: u32) -> Self {
+        self.options.participants = Some(count);
+        self
+    }
+
+    /// Room for so many names at a time, 1 to 2²⁴. Default: 4,096. When all are taken, those that nobody uses are given up.
+    pub fn locks(mut self, count: u32) -> Self {
+        self.options.names = Some(count);
+        self
+    }
+
+    /// The permissions of the space's file: `0o600` (the default) for one user, `0o660` for the group of the file. The second
+    /// means to trust that group: whoever can write to a space can break every lock in it.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.options.mode = Some(mode);
+        self
+    }
+
+    /// How long this process sleeps at most before it looks for itself whether the owner still lives and the space is still there.
+    /// 1 ms to an hour, default: 100 ms. It does not delay an ordinary hand-over, which wakes the sleeper.
+    pub fn check_interval(mut self, interval: Duration) -> Self {
+        self.check_interval = interval;
+        self
+    }
+
+    /// Opens the space, creating it if it does not exist, and joins it.
+    ///
+    /// # Errors
+    /// * [`Error::InvalidName`], [`Error::InvalidOption`]: what was asked for cannot be.
+    /// * [`Error::OptionDiffers`]: the space exists, with another value of an option stated here.
+    /// * [`Error::UnusableRoot`]: the root is missing, not a directory, not ours, read-only, or on a network.
+    /// * [`Error::NoRoom`]: there is not enough room for a new space.
+    /// * [`Error::UnusableSegment`]: what lies there is not a segment that this version can use.
+    /// * [`Error::Full`]: all places for participants are taken by living processes.
+    /// * [`Error::Removed`]: the space's file was removed while processes are in it.
+    /// * [`Error::System`]: anything else the system refused.
+    pub fn open(self) -> Result<Space> {
+        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.check_interval) {
+            return Err(Error::InvalidOption {
+                option: "check_interval",
+                value: format!("{:?}", self.check_interval),
+                reason: "it goes from 1 ms to an hour".into(),
+            });
+        }
+        let shared = SharedSpace::open(&self.options, self.check_interval)?;
+        Ok(Space { name: self.options.name.into(), shared })
+    }
+}

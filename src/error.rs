@@ -1,0 +1,254 @@
+//! The errors and their sentences: what happened, to which lock or file, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::holder::{Holder, Seconds};
+
+/// What can go wrong. Every variant names the lock or the path it is about.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A `try_lock` found the lock held.
+    #[error("lock \"{name}\" is held by {}", who(holder))]
+    WouldBlock {
+        /// The lock.
+        name: Arc<str>,
+        /// Who held it; `None` if it was free again by the time this was looked up.
+        holder: Option<Box<Holder>>,
+    },
+
+    /// The deadline came before the lock did. Nothing of the wait is left behind.
+    #[error("lock \"{name}\" is held by {}; waited {}", who(holder), Seconds(*waited))]
+    TimedOut {
+        /// The lock.
+        name: Arc<str>,
+        /// Who held it; `None` if it was free again by the time this was looked up.
+        holder: Option<Box<Holder>>,
+        /// How long the call took.
+        waited: Duration,
+    },
+
+    /// The calling thread holds the lock already, so it would wait for itself for ever.
+    #[error(
+        "this thread already holds lock \"{name}\" (token {token}) and would wait for itself; \
+         drop its guard first"
+    )]
+    Deadlock {
+        /// The lock.
+        name: Arc<str>,
+        /// The token it holds it with.
+        token: u64,
+    },
+
+    /// The acquisition that is to be released is not the lock's any more: this process was forked from the one that holds it,
+    /// or was taken for dead.
+    #[error(
+        "lock \"{name}\" is no longer held with token {token} by this process; \
+         if it guards data, compare tokens before you trust the data"
+    )]
+    Lost {
+        /// The lock.
+        name: Arc<str>,
+        /// The token it was held with.
+        token: u64,
+    },
+
+    /// All tokens of the name are used: 2⁴⁸ acquisitions, five months at 20 million a second.
+    #[error(
+        "lock \"{name}\" has used up its tokens; end all processes that use the space {path}, \
+         then remove that directory: a new space goes on with larger tokens",
+        path = path.display()
+    )]
+    TokensExhausted {
+        /// The lock.
+        name: Arc<str>,
+        /// The space's directory.
+        path: PathBuf,
+    },
+
+    /// The name cannot be one.
+    #[error("{name:?} cannot be the name of a {of}: {reason}")]
+    InvalidName {
+        /// What it was to be the name of.
+        of: &'static str,
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// The name exists, and is something else.
+    #[error("\"{name}\" is a {is}, not a {wanted}; a name has one kind, so choose another name")]
+    WrongKind {
+        /// The name.
+        name: String,
+        /// What it is.
+        is: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+
+    /// An option cannot have this value.
+    #[error("{option} cannot be {value}: {reason}")]
+    InvalidOption {
+        /// The option, as the builder calls it.
+        option: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What is possible.
+        reason: String,
+    },
+
+    /// The space exists, created with another value of an option than the one stated here.
+    #[error(
+        "the space {path} was created with {option} {existing}, not {wanted}; \
+         state that, or nothing, or end all its processes and remove the directory",
+        path = path.display()
+    )]
+    OptionDiffers {
+        /// The space's directory.
+        path: PathBuf,
+        /// The option, as the builder calls it.
+        option: &'static str,
+        /// Its value in the space.
+        existing: String,
+        /// The value asked for.
+        wanted: String,
+    },
+
+    /// Every place in a table of the space is taken by somebody alive or in use.
+    #[error(
+        "the space {path} has room for {capacity} {what}, and all of them are in use; \
+         create it with more: Space::builder(..).{what}(..)",
+        path = path.display()
+    )]
+    Full {
+        /// The space's directory.
+        path: PathBuf,
+        /// Of what there are too many, as the builder calls it.
+        what: &'static str,
+        /// How many it has room for.
+        capacity: u32,
+    },
+
+    /// The file system has not enough room for a new space. Nothing was left there.
+    #[error(
+        "cannot create the space {path}: it needs {needed} bytes and the file system has {available}; \
+         free some, choose another root, or ask for fewer participants or locks",
+        path = path.display()
+    )]
+    NoRoom {
+        /// The space's directory.
+        path: PathBuf,
+        /// Bytes that were asked for.
+        needed: u64,
+        /// Bytes that were free.
+        available: u64,
+    },
+
+    /// The directory that spaces are kept in, or a space's own, cannot be used.
+    #[error("{path} cannot be used for spaces: {problem}", path = path.display())]
+    UnusableRoot {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+
+    /// What lies where a segment should be is not one that this version can use.
+    #[error("{path} cannot be used as a segment: {problem}", path = path.display())]
+    UnusableSegment {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+
+    /// The space's file was removed or replaced while processes use it. They still exclude each other, but nobody new would
+    /// be excluded; so waiting, opening and creating fail.
+    #[error(
+        "the space {path} was removed or replaced while processes were using it; \
+         end those processes, then start anew",
+        path = path.display()
+    )]
+    Removed {
+        /// The space's directory.
+        path: PathBuf,
+    },
+
+    /// Words in the segment say what cannot be. Locks whose words are sound go on working.
+    #[error(
+        "the segment {path} is damaged: {what}; end all its processes and remove the space's directory",
+        path = path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+
+    /// A system call failed in a way that has no name of its own.
+    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What this crate's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+fn who(holder: &Option<Box<Holder>>) -> String {
+    match holder {
+        Some(holder) => holder.to_string(),
+        None => "somebody who let go of it meanwhile".into(),
+    }
+}
+
+impl Error {
+    pub(crate) fn system(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::System { doing, path: path.into(), source: source.into() }
+    }
+
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.into(), what: what.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Held;
+
+    #[test]
+    fn errors_are_small_and_can_cross_threads() {
+        fn crosses<T: Send + Sync + 'static>() {}
+        crosses::<Error>();
+        assert!(size_of::<Error>() <= 96, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn a_timeout_names_the_holder() {
+        let error = Error::TimedOut {
+            name: "backup".into(),
+            holder: Some(Box::new(Holder {
+                pid: 4711,
+                thread: None,
+                command: "rsync".into(),
+                token: 9,
+                held: Held::For(Duration::from_secs(12)),
+                elsewhere: false,
+            })),
+            waited: Duration::from_secs(5),
+        };
+        assert_eq!(error.to_string(), "lock \"backup\" is held by pid 4711 (rsync) with token 9 for 12 s; waited 5 s");
+    }
+}

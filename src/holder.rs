@@ -1,0 +1,126 @@
+//! Who holds a lock, and who died holding it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Who holds a lock, as far as can be told at one moment; it may have changed since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The process, as its own PID namespace numbers it (see [`elsewhere`](Self::elsewhere)).
+    pub pid: u32,
+    /// The kernel's id of the thread that holds it, if it was acquired with a guard that stays in its thread.
+    pub thread: Option<u32>,
+    /// The name of the program that runs there, at most 32 bytes.
+    pub command: String,
+    /// The token of this acquisition.
+    pub token: u64,
+    /// For how long.
+    pub held: Held,
+    /// The process lives in another PID namespace (a container), so `pid` is not a number to look up here.
+    pub elsewhere: bool,
+}
+
+/// For how long a lock has been held.
+///
+/// An uncontended acquisition does not read the clock: that would cost several times as much as the lock. The first
+/// waiter that sees it notes the time instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Held {
+    /// Since so long ago, to the millisecond.
+    For(Duration),
+    /// Since so long ago, when somebody first saw it, or longer.
+    AtLeast(Duration),
+    /// Nobody looked yet.
+    Unknown,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {}", self.pid)?;
+        if !self.command.is_empty() {
+            write!(f, " ({})", self.command)?;
+        }
+        if self.elsewhere {
+            write!(f, " of another PID namespace")?;
+        }
+        write!(f, " with token {}", self.token)?;
+        match self.held {
+            Held::For(span) => write!(f, " for {}", Seconds(span)),
+            Held::AtLeast(span) => write!(f, " for at least {}", Seconds(span)),
+            Held::Unknown => Ok(()),
+        }
+    }
+}
+
+/// A span of time as people read it: to the millisecond below ten seconds, to the second above.
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = self.0;
+        match span.as_secs() {
+            0 if span.subsec_millis() == 0 => write!(f, "0 s"),
+            0..10 => {
+                let text = format!("{}.{:03}", span.as_secs(), span.subsec_millis());
+                write!(f, "{} s", text.trim_end_matches('0').trim_end_matches('.'))
+            }
+            seconds => write!(f, "{seconds} s"),
+        }
+    }
+}
+
+/// An owner that died holding the lock. Whatever the lock guards may be half changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Abandoned {
+    /// The token of the acquisition that its owner's death ended.
+    pub token: u64,
+    /// The dead process, as its own PID namespace numbered it; `None` if its death was cleaned up so that this got lost.
+    pub pid: Option<u32>,
+    /// The name of the program that ran there, at most 32 bytes; empty if not known.
+    pub command: String,
+}
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => write!(f, "a process")?,
+        }
+        if !self.command.is_empty() {
+            write!(f, " ({})", self.command)?;
+        }
+        write!(f, " died holding it with token {}", self.token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_reads_like_a_sentence() {
+        let mut holder = Holder {
+            pid: 4711,
+            thread: Some(4712),
+            command: "rsync".into(),
+            token: 42,
+            held: Held::AtLeast(Duration::from_millis(3200)),
+            elsewhere: false,
+        };
+        assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for at least 3.2 s");
+        holder.held = Held::For(Duration::from_secs(75));
+        holder.elsewhere = true;
+        assert_eq!(holder.to_string(), "pid 4711 (rsync) of another PID namespace with token 42 for 75 s");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let texts = [(0, "0 s"), (5, "0.005 s"), (1000, "1 s"), (9990, "9.99 s"), (10_900, "10 s")];
+        for (millis, text) in texts {
+            assert_eq!(Seconds(Duration::from_millis(millis)).to_string(), text);
+        }
+    }
+}

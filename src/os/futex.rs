@@ -1,0 +1,113 @@
+//! Sleeping on a word in shared memory until another process wakes us.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use nix::errno::Errno;
+
+use super::clock::Monotonic;
+
+/// Why [`wait`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Somebody called [`wake`], or the kernel felt like it.
+    Called,
+    /// The word was not what it was expected to be, so there was no sleep.
+    Changed,
+    /// The time came.
+    TimedOut,
+    /// A signal handler ran.
+    Signal,
+    /// The kernel refused: a filter, or memory that is gone. There was no sleep.
+    Refused(Errno),
+}
+
+/// The low 32 bits of a 64-bit word, which are what the kernel compares.
+fn low_half(word: &AtomicU64) -> *const AtomicU32 {
+    let halves: *const AtomicU32 = core::ptr::from_ref(word).cast();
+    // SAFETY: a u64 is two u32; the pointer stays inside it. It is handed to the kernel, never dereferenced here.
+    if cfg!(target_endian = "big") { unsafe { halves.add(1) } } else { halves }
+}
+
+/// Sleeps while the low half of `word` is `expected`, at most until `until`.
+///
+/// The deadline is absolute on the monotonic clock: a wall clock that jumps changes nothing, and going to sleep
+/// again after a signal does not make the wait longer.
+pub(crate) fn wait(word: &AtomicU64, expected: u32, until: Monotonic) -> Woken {
+    let time = libc::timespec {
+        tv_sec: i64::try_from(until.0 / 1_000_000_000).unwrap_or(i64::MAX) as libc::time_t,
+        tv_nsec: (until.0 % 1_000_000_000) as libc::c_long,
+    };
+    // SAFETY: the address is that of four bytes that live as long as `word`; `time` is valid and outlives the
+    // call. The fifth argument is not used by this operation. Without FUTEX_PRIVATE_FLAG the key is the file and
+    // offset, so other processes meet us there.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            low_half(word),
+            libc::FUTEX_WAIT_BITSET,
+            expected,
+            &raw const time,
+            core::ptr::null::<u32>(),
+            libc::FUTEX_BITSET_MATCH_ANY,
+        )
+    };
+    match Errno::result(result) {
+        Ok(_) => Woken::Called,
+        Err(Errno::EAGAIN) => Woken::Changed,
+        Err(Errno::ETIMEDOUT) => Woken::TimedOut,
+        Err(Errno::EINTR) => Woken::Signal,
+        Err(errno) => Woken::Refused(errno),
+    }
+}
+
+/// Wakes at most `count` sleepers on `word`; how many it woke.
+///
+/// A failure (a filter; memory that is gone) wakes nobody. The caller cannot do better than the sleepers
+/// themselves, who look again after a bounded time.
+#[cold]
+pub(crate) fn wake(word: &AtomicU64, count: i32) -> usize {
+    // SAFETY: as in `wait`; waking reads no memory of ours.
+    let woken = unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, count) };
+    usize::try_from(woken).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering::SeqCst;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_changed_low_half_is_not_slept_on() {
+        let word = AtomicU64::new(7 | 9 << 32);
+        let soon = Monotonic::now().saturating_add(Duration::from_secs(60));
+        assert_eq!(wait(&word, 8, soon), Woken::Changed);
+    }
+
+    #[test]
+    fn a_sleep_ends_at_its_deadline_and_not_before() {
+        let word = AtomicU64::new(7);
+        let until = Monotonic::now().saturating_add(Duration::from_millis(20));
+        while wait(&word, 7, until) != Woken::TimedOut {}
+        assert!(Monotonic::now() >= until);
+    }
+
+    #[test]
+    fn a_sleeper_is_woken() {
+        let word = AtomicU64::new(7);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let until = Monotonic::now().saturating_add(Duration::from_secs(60));
+                while word.load(SeqCst) == 7 {
+                    assert_ne!(wait(&word, 7, until), Woken::TimedOut);
+                }
+            });
+            while wake(&word, 1) == 0 {
+                std::thread::yield_now();
+            }
+            word.store(8, SeqCst);
+            wake(&word, 1);
+        });
+    }
+}

@@ -1,0 +1,16 @@
+//! The operating system: every system call and nearly all `unsafe`. Knows nothing of locks.
+//!
+//! * [`clock`]: the monotonic clock. [`futex`]: sleeping and waking on a shared word.
+//! * [`fork`]: a word that a fork wipes, and the handlers around it.
+//! * [`identity`]: what tells a process from every other. [`liveness`]: whether the one recorded still lives.
+//! * [`byte_lock`]: open-file-description locks.
+//! * [`file`]: files and directories opened without being fooled. [`map`]: the sole door into shared memory.
+
+pub(crate) mod byte_lock;
+pub(crate) mod clock;
+pub(crate) mod file;
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod identity;
+pub(crate) mod liveness;
+pub(crate) mod map;

@@ -1,0 +1,61 @@
+//! The algorithms, over atomic words and nothing else.
+//!
+//! Rules of this layer, checked by `tests/tidy.rs`: no system call, no clock, no allocation, no `unsafe`, and no
+//! `use` of a layer above. What an algorithm needs from the world stands in [`Host`]; if you miss the time
+//! or a PID here, it is missing there. The same text runs over core's atomics in a mapped segment and over
+//! loom's in `models/` (see `crate::sync`).
+//!
+//! * [`word`]: the owner word, its fields and its pure transitions.
+//! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
+//! * [`recovery`]: giving back a lock that a dead participant left, when nobody waits for it.
+
+pub(crate) mod mutex;
+pub(crate) mod recovery;
+pub(crate) mod word;
+
+#[cfg(all(test, hostlock_loom))]
+mod models;
+
+use crate::sync::AtomicU64;
+use word::{OwnerWord, Slot};
+
+/// What the oracle says of a participant.
+#[derive(Debug)]
+pub(crate) enum Verdict<Obituary> {
+    /// It lives, or nobody can tell.
+    Alive,
+    /// Proven dead. The obituary was read before the verdict was asked for, so it is the dead one's.
+    Dead(Obituary),
+    /// No participant is registered there.
+    Unregistered,
+}
+
+/// What a wait needs from the world.
+pub(crate) trait Host {
+    /// Who died, for whoever takes over.
+    type Obituary;
+    /// Why the world ends a wait: its deadline, a space that is gone.
+    type Refusal;
+
+    /// Reads the record of `slot`, then asks whether that participant is dead.
+    fn judge(&self, slot: Slot) -> Verdict<Self::Obituary>;
+
+    /// The calling thread, unlike every other of this process; 0 says nothing about threads.
+    fn thread(&self) -> u32;
+
+    /// One step of spinning; `false` when it is time to sleep instead.
+    fn spin(&self, step: u32) -> bool;
+
+    /// Called before each sleep.
+    fn may_sleep(&self, seen: OwnerWord) -> Result<(), Self::Refusal>;
+
+    /// Publishes that this thread sleeps. Called once per wait, after it was counted.
+    fn enlist(&self);
+
+    /// Takes that back. `false` when somebody else, who recovered us, did so already, and the count with it.
+    fn delist(&self) -> bool;
+
+    /// Sleeps until woken, for a bounded time, and not at all if the low half of `owner` is not `seen`'s any
+    /// more. May return early for no reason.
+    fn sleep(&self, owner: &AtomicU64, seen: OwnerWord);
+}

@@ -1,0 +1,249 @@
+//! A mutex over one owner word, with its sleepers counted beside it.
+//!
+//! * States: the table in [`word`](super::word). Beside the word stand the count of sleepers and the thread that holds it.
+//!
+//! ```text
+//! owner   sleepers  meaning
+//! none    0         free, nobody asleep
+//! none    > 0       free, but a sleeper may not have been woken yet: the next releaser wakes again
+//! slot n  0         held by n, nobody asleep
+//! slot n  > 0       held by n, at least one sleeper, or one that died before it took itself off
+//! ```
+//!
+//! * Invariants:
+//!   1. Only a compare-and-swap from the exact word seen changes the owner: one winner.
+//!   2. A release frees the word *first* and looks at the count *then*; a sleeper counts itself *first* and
+//!      looks at the word *then*. All four are `SeqCst`, so in their one total order either the releaser
+//!      sees the sleeper or the sleeper sees the free word.
+//!   3. Nobody but the sleeper takes itself off the count, or whoever recovers it once it is dead. A stray
+//!      count costs a wake call; a missing one loses a sleeper. (glibc's robust mutex clears its mark at the
+//!      release, and loses a sleeper when the releaser dies before its wake while a third party barges in.)
+//!   4. A lock is taken over in this order: word, record, oracle, compare-and-swap from that first
+//!      word. If the slot was reborn in between, its locks were given back before, so the word has changed.
+//!   5. Nobody gives up after a wake without having tried once more: no wake is swallowed.
+//! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
+//!   `Release`): what was written under the lock is seen. The rest is invariant 2.
+//! * If we die: before the compare-and-swap nothing happened; after it we are a dead owner like any other. Between
+//!   counting ourselves and enlisting, the count keeps a stray one. Between a release and its wake, sleepers look again
+//!   by themselves, for every sleep is bounded.
+//! * Not here: who is dead (`Host::judge`), how long a sleep is (`Host::sleep`), what an abandoned lock means.
+//!
+//! The separate count follows from the analysis of glibc's `pthread_mutex_lock.c` (robust kind) and of
+//! std's `futex.rs`, which keep it inside the word.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+
+use super::word::{Owner, OwnerWord, Slot, Step};
+use super::{Host, Verdict};
+use crate::sync::{AtomicU32, AtomicU64, total_order};
+
+/// The words of one lock, as they lie in the segment.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct LockWords {
+    pub(crate) owner: AtomicU64,
+    /// Thread id (high half) and low half of the epoch it belongs to: a stale id never counts. Id 0 for
+    /// acquisitions that no thread owns. Written after the owner word, with a plain store.
+    pub(crate) thread: AtomicU64,
+    pub(crate) sleepers: AtomicU32,
+    pub(crate) contended: AtomicU32,
+}
+
+/// An acquisition.
+#[derive(Debug)]
+pub(crate) struct Acquired<Obituary> {
+    pub(crate) word: OwnerWord,
+    /// Of the owner it was taken over from, if it was.
+    pub(crate) obituary: Option<Obituary>,
+}
+
+/// Why a wait ended without the lock.
+#[derive(Debug)]
+pub(crate) enum Failure<Refusal> {
+    /// The calling thread holds it already, so it would wait for itself.
+    Deadlock,
+    /// The word names an owner that cannot be.
+    Damaged(OwnerWord),
+    /// No token is left.
+    Exhausted,
+    Refused(Refusal),
+}
+
+/// The thread word of acquisition `epoch` by `thread`.
+#[inline(always)]
+fn thread_word(thread: u32, word: OwnerWord) -> u64 {
+    (thread as u64) << 32 | (word.epoch() as u32) as u64
+}
+
+impl LockWords {
+    #[cfg(all(test, hostlock_loom))]
+    pub(crate) fn new() -> Self {
+        Self {
+            owner: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
+            sleepers: AtomicU32::new(0),
+            contended: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn look(&self) -> OwnerWord {
+        OwnerWord(self.owner.load(Acquire))
+    }
+
+    /// The thread that holds the acquisition in `seen`, if it left its id.
+    pub(crate) fn thread_of(&self, seen: OwnerWord) -> Option<u32> {
+        let word = self.thread.load(Relaxed);
+        let thread = (word >> 32) as u32;
+        (thread != 0 && word == thread_word(thread, seen)).then_some(thread)
+    }
+
+    /// Acquires the lock if it is free, starting from a guess of its word; hands back the word seen if it is held.
+    ///
+    /// The guess saves the load before the compare-and-swap, which under contention would fetch the cache line
+    /// twice: once to read, once to own.
+    #[inline(always)]
+    pub(crate) fn try_acquire(&self, me: Slot, thread: u32, guess: OwnerWord) -> Result<OwnerWord, OwnerWord> {
+        let mut seen = guess;
+        while let Step::To(held) = seen.acquire(me) {
+            // Acquire: pairs with the compare-and-swap in `release`, and with the one in `recovery::give_back`.
+            match self.owner.compare_exchange(seen.0, held.0, Acquire, Relaxed) {
+                Ok(_) => {
+                    self.thread.store(thread_word(thread, held), Relaxed);
+                    return Ok(held);
+                }
+                Err(now) => seen = OwnerWord(now),
+            }
+        }
+        Err(seen)
+    }
+
+    /// Acquires the lock, waiting as long as `host` lets it. `seen` is a word that could not be acquired.
+    #[cold]
+    pub(crate) fn acquire_contended<H: Host>(
+        &self,
+        host: &H,
+        me: Slot,
+        seen: OwnerWord,
+    ) -> Result<Acquired<H::Obituary>, Failure<H::Refusal>> {
+        let mut seen = seen;
+        let mut step = 0;
+        // Not when someone sleeps already: a spinner would only take the lock past it.
+        while self.sleepers.load(Relaxed) == 0 && host.spin(step) {
+            step += 1;
+            seen = OwnerWord(self.owner.load(Relaxed));
+            if seen.is_free() {
+                match self.try_acquire(me, host.thread(), seen) {
+                    Ok(word) => return Ok(Acquired { word, obituary: None }),
+                    Err(now) => seen = now,
+                }
+            }
+        }
+
+        let mut counted = false;
+        let outcome = loop {
+            match seen.owner() {
+                Owner::Nobody => match self.try_acquire(me, host.thread(), seen) {
+                    Ok(word) => break Ok(Acquired { word, obituary: None }),
+                    Err(now) if now.is_free() => break Err(Failure::Exhausted),
+                    Err(now) => {
+                        seen = now;
+                        continue;
+                    }
+                },
+                Owner::Damaged => break Err(Failure::Damaged(seen)),
+                Owner::Held(slot) if slot == me => {
+                    if host.thread() != 0 && self.thread_of(seen) == Some(host.thread()) {
+                        break Err(Failure::Deadlock);
+                    }
+                }
+                Owner::Held(slot) => match host.judge(slot) {
+                    Verdict::Alive => {}
+                    Verdict::Dead(obituary) => {
+                        let Step::To(taken) = seen.take_over(me) else {
+                            break Err(Failure::Exhausted);
+                        };
+                        // HELD(dead) => HELD(me), invariant 4. Acquire: what the dead owner had seen.
+                        match self.owner.compare_exchange(seen.0, taken.0, Acquire, Relaxed) {
+                            Ok(_) => {
+                                self.thread.store(thread_word(host.thread(), taken), Relaxed);
+                                break Ok(Acquired { word: taken, obituary: Some(obituary) });
+                            }
+                            Err(now) => {
+                                seen = OwnerWord(now);
+                                continue;
+                            }
+                        }
+                    }
+                    Verdict::Unregistered => {
+                        // Whoever leaves gives its locks back first: a word that still stands is damage.
+                        let now = OwnerWord(self.owner.load(Acquire));
+                        if now == seen {
+                            break Err(Failure::Damaged(seen));
+                        }
+                        seen = now;
+                        continue;
+                    }
+                },
+            }
+            if let Err(refusal) = host.may_sleep(seen) {
+                break Err(Failure::Refused(refusal));
+            }
+            if !counted {
+                self.contended.fetch_add(1, Relaxed);
+                // SeqCst, as is the load below: invariant 2, the sleeper's half.
+                self.sleepers.fetch_add(1, SeqCst);
+                total_order();
+                counted = true;
+                host.enlist();
+                let now = OwnerWord(self.owner.load(SeqCst));
+                if now != seen {
+                    seen = now;
+                    continue;
+                }
+            }
+            host.sleep(&self.owner, seen);
+            // Invariant 5: after every sleep the word is looked at before anything can end the wait.
+            seen = OwnerWord(self.owner.load(SeqCst));
+        };
+        if counted && host.delist() {
+            self.uncount();
+        }
+        outcome
+    }
+
+    /// Takes one sleeper off the count: the caller itself, or a dead one whose record the caller cleared.
+    pub(crate) fn uncount(&self) {
+        let mut count = self.sleepers.load(Relaxed);
+        // Not below zero: the count is a peer's to damage, and a wrapped one would never be zero again.
+        while count > 0 {
+            match self.sleepers.compare_exchange(count, count - 1, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => count = now,
+            }
+        }
+    }
+
+    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before.
+    #[inline(always)]
+    pub(crate) fn release(&self, mine: OwnerWord, wake: impl FnOnce(&AtomicU64)) -> Result<OwnerWord, OwnerWord> {
+        let freed = mine.release();
+        // HELD => FREE. Release (in SeqCst): what was written under the lock; pairs with `try_acquire`.
+        // SeqCst, as is the load of the count after it: invariant 2, the releaser's half.
+        match self.owner.compare_exchange(mine.0, freed.0, SeqCst, Relaxed) {
+            Ok(_) => {
+                self.wake_sleepers(wake);
+                Ok(freed)
+            }
+            Err(now) => Err(OwnerWord(now)),
+        }
+    }
+
+    /// The second half of every release: wakes one sleeper if any is counted.
+    #[inline(always)]
+    pub(crate) fn wake_sleepers(&self, wake: impl FnOnce(&AtomicU64)) {
+        total_order();
+        if self.sleepers.load(SeqCst) != 0 {
+            wake(&self.owner);
+        }
+    }
+}

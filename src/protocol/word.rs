@@ -1,0 +1,305 @@
+//! The owner word: who holds a lock, and for the how-manieth time it is held, in one atomic `u64`.
+//!
+//! ```text
+//! 63                                       16 15              2 1      0
+//! ┌──────────────────────────────────────────┬─────────────────┬────────┐
+//! │ epoch (48)                               │ slot code (14)  │ flags  │
+//! └──────────────────────────────────────────┴─────────────────┴────────┘
+//! ```
+//!
+//! | slot | ABANDONED | meaning |
+//! | --- | --- | --- |
+//! | none | no | free; `epoch` was the last acquisition |
+//! | none | yes | free, but acquisition `epoch` ended by its owner's death: the next owner is told |
+//! | *n* | no | held by *n* as acquisition `epoch` |
+//! | *n* | yes | held by *n*, who was told that an owner before it died |
+//!
+//! Invariants, cited by number in the files beside this one:
+//!
+//! 1. Every change of a word is a compare-and-swap from one exact earlier value.
+//! 2. The epoch grows by one whenever a slot enters the word, and never otherwise: a slot and an epoch
+//!    together name one acquisition for ever, so there is no ABA.
+//! 3. Any two slot codes, and "none" with any of them, differ in at least two bits: no single flipped bit turns
+//!    one owner into another or into nobody.
+//! 4. The low 32 bits (16 of the epoch, slot, flags) are what a sleeper hands to the kernel. Two
+//!    acquisitions by one slot have different low halves unless exactly a multiple of 65,536 lie between
+//!    them, and then the lock *is* held and a later release looks at the count of sleepers: nobody dozes on.
+//!
+//! Where the epoch ends (2⁴⁸ acquisitions of one name, five months at 20 million a second) acquiring fails
+//! ([`Step::Exhausted`]); it never wraps. Everything here is pure, so tests walk all of it.
+
+use core::fmt;
+
+/// The lock's last owner died holding it. Harmless if stray: somebody is told of a death that was not.
+const ABANDONED: u64 = 1;
+/// This acquisition may be taken over once its lease ran out. Reserved: this version never sets it.
+const LEASED: u64 = 2;
+const FLAGS_MASK: u64 = ABANDONED | LEASED;
+
+const SLOT_SHIFT: u32 = 2;
+const SLOT_BITS: u32 = 14;
+const SLOT_MASK: u64 = ((1 << SLOT_BITS) - 1) << SLOT_SHIFT;
+
+const EPOCH_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS;
+const ONE_EPOCH: u64 = 1 << EPOCH_SHIFT;
+
+const _: () = assert!(FLAGS_MASK & SLOT_MASK == 0 && (FLAGS_MASK | SLOT_MASK) + 1 == ONE_EPOCH);
+
+/// A place in the participant table, as it stands in lock words. Never a PID: a PID is reused, differs
+/// between namespaces and says nothing of a fork.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Slot(u16);
+
+impl Slot {
+    /// How many slots can be told apart: 13 bits and a parity bit, less the code for "none".
+    pub(crate) const MAX: u32 = (1 << (SLOT_BITS - 1)) - 1;
+
+    /// The slot with this index in the participant table; `None` from [`Slot::MAX`] on.
+    pub(crate) fn new(index: u32) -> Option<Self> {
+        (index < Self::MAX).then(|| {
+            let value = (index + 1) as u16;
+            Self(value << 1 | (value.count_ones() & 1) as u16)
+        })
+    }
+
+    /// The slot behind a code read from shared memory; `None` for "nobody" and for codes nobody has.
+    #[inline(always)]
+    pub(crate) fn from_code(code: u16) -> Option<Self> {
+        (code != 0 && code >> SLOT_BITS == 0 && code.count_ones().is_multiple_of(2)).then_some(Self(code))
+    }
+
+    /// The slot behind a code that this process wrote for itself, in memory of its own: not checked again.
+    #[inline(always)]
+    pub(crate) fn own(code: u16) -> Self {
+        debug_assert!(Self::from_code(code).is_some());
+        Self(code)
+    }
+
+    #[inline(always)]
+    pub(crate) fn code(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        (self.0 >> 1) as u32 - 1
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slot {}", self.index())
+    }
+}
+
+/// What an owner word says of its lock's owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Nobody,
+    Held(Slot),
+    /// No participant can have this code: the segment is damaged.
+    Damaged,
+}
+
+/// A step from a word that may not be possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    To(OwnerWord),
+    /// Somebody stands in the word already.
+    Held,
+    /// All 2⁴⁸ − 1 tokens of the name are used.
+    Exhausted,
+}
+
+/// A value of the owner word, apart from the atomic it came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnerWord(pub(crate) u64);
+
+impl OwnerWord {
+    pub(crate) const MAX_EPOCH: u64 = u64::MAX >> EPOCH_SHIFT;
+
+    #[inline(always)]
+    pub(crate) fn epoch(self) -> u64 {
+        self.0 >> EPOCH_SHIFT
+    }
+
+    /// The half that a sleeper hands to the kernel (invariant 4).
+    #[inline(always)]
+    pub(crate) fn low_half(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_free(self) -> bool {
+        self.0 & SLOT_MASK == 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_abandoned(self) -> bool {
+        self.0 & ABANDONED != 0
+    }
+
+    /// The code in the slot field, to be compared with [`Slot::code`].
+    #[inline(always)]
+    pub(crate) fn slot_code(self) -> u16 {
+        ((self.0 & SLOT_MASK) >> SLOT_SHIFT) as u16
+    }
+
+    pub(crate) fn owner(self) -> Owner {
+        match self.slot_code() {
+            0 => Owner::Nobody,
+            code => Slot::from_code(code).map_or(Owner::Damaged, Owner::Held),
+        }
+    }
+
+    /// FREE => HELD. The mark of an abandoned lock stays: its new owner reads it there.
+    #[inline(always)]
+    pub(crate) fn acquire(self, me: Slot) -> Step {
+        if !self.is_free() {
+            Step::Held
+        } else if self.0 >= !0 << EPOCH_SHIFT {
+            Step::Exhausted
+        } else {
+            Step::To(Self((self.0 + ONE_EPOCH) | (me.code() as u64) << SLOT_SHIFT))
+        }
+    }
+
+    /// HELD by the dead => HELD by me, abandoned. Only for a word whose owner was proven dead.
+    pub(crate) fn take_over(self, me: Slot) -> Step {
+        debug_assert!(!self.is_free());
+        if self.epoch() == Self::MAX_EPOCH {
+            return Step::Exhausted;
+        }
+        Step::To(Self(((self.epoch() + 1) << EPOCH_SHIFT) | (me.code() as u64) << SLOT_SHIFT | ABANDONED))
+    }
+
+    /// HELD => HELD with a later epoch, by the owner, when what the lock belongs to gets another name. The mark goes.
+    pub(crate) fn raise(self, epoch: u64) -> Self {
+        debug_assert!(!self.is_free() && epoch >= self.epoch());
+        Self((epoch << EPOCH_SHIFT) | (self.0 & SLOT_MASK))
+    }
+
+    /// HELD => FREE, by the owner: the mark goes.
+    #[inline(always)]
+    pub(crate) fn release(self) -> Self {
+        Self(self.0 & !(SLOT_MASK | FLAGS_MASK))
+    }
+
+    /// HELD by the dead => FREE, abandoned: nobody waits for it now, and the next owner is told.
+    pub(crate) fn abandon(self) -> Self {
+        Self((self.0 & !(SLOT_MASK | FLAGS_MASK)) | ABANDONED)
+    }
+}
+
+/// The one printer of owner words: in errors, assertions and everything that shows a segment.
+impl fmt::Debug for OwnerWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.owner() {
+            Owner::Nobody => write!(f, "free")?,
+            Owner::Held(slot) => write!(f, "held by {slot:?}")?,
+            Owner::Damaged => write!(f, "damaged owner {:#06x}", self.slot_code())?,
+        }
+        write!(f, ", epoch {}", self.epoch())?;
+        if self.is_abandoned() {
+            write!(f, ", abandoned")?;
+        }
+        if self.0 & LEASED != 0 {
+            write!(f, ", leased")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(all(test, not(hostlock_loom)))]
+mod tests {
+    use super::*;
+
+    fn free(epoch: u64) -> OwnerWord {
+        OwnerWord(epoch << EPOCH_SHIFT)
+    }
+
+    fn slots() -> impl Iterator<Item = Slot> {
+        (0..Slot::MAX).map(|index| Slot::new(index).unwrap())
+    }
+
+    fn words() -> impl Iterator<Item = OwnerWord> {
+        let epochs = [0, 1, 2, 0xFFFF, 0x1_0000, OwnerWord::MAX_EPOCH - 1, OwnerWord::MAX_EPOCH];
+        epochs
+            .into_iter()
+            .flat_map(|epoch| (0u64..1 << EPOCH_SHIFT).map(move |low| OwnerWord(epoch << EPOCH_SHIFT | low)))
+    }
+
+    #[test]
+    fn slot_codes_are_two_bits_apart_from_each_other_and_from_nobody() {
+        let codes: Vec<u16> = std::iter::once(0).chain(slots().map(Slot::code)).collect();
+        for &code in &codes {
+            for bit in 0..SLOT_BITS {
+                assert!(Slot::from_code(code ^ 1 << bit).is_none());
+                assert_ne!(code ^ 1 << bit, 0);
+            }
+        }
+        assert_eq!(codes.len(), 8192);
+    }
+
+    #[test]
+    fn a_slot_survives_the_way_through_a_word() {
+        for slot in slots() {
+            let Step::To(held) = free(7).acquire(slot) else { panic!() };
+            assert_eq!(held.owner(), Owner::Held(slot));
+            assert_eq!(Slot::new(slot.index()), Some(slot));
+        }
+        assert_eq!(Slot::new(Slot::MAX), None);
+    }
+
+    #[test]
+    fn every_transition_from_every_word_keeps_the_invariants() {
+        let me = Slot::new(4711).unwrap();
+        for word in words() {
+            match word.acquire(me) {
+                Step::To(held) => {
+                    assert!(word.is_free());
+                    assert_eq!(held.owner(), Owner::Held(me));
+                    assert_eq!(held.epoch(), word.epoch() + 1, "invariant 2");
+                    assert_eq!(held.is_abandoned(), word.is_abandoned());
+                }
+                Step::Held => assert!(!word.is_free()),
+                Step::Exhausted => assert_eq!(word.epoch(), OwnerWord::MAX_EPOCH),
+            }
+            if word.is_free() {
+                continue;
+            }
+            match word.take_over(me) {
+                Step::To(taken) => {
+                    assert_eq!(taken.owner(), Owner::Held(me));
+                    assert_eq!(taken.epoch(), word.epoch() + 1, "invariant 2");
+                    assert!(taken.is_abandoned());
+                    assert_ne!(taken.low_half(), word.low_half(), "invariant 4");
+                }
+                step => assert_eq!((step, word.epoch()), (Step::Exhausted, OwnerWord::MAX_EPOCH)),
+            }
+            for (freed, mark) in [(word.release(), false), (word.abandon(), true)] {
+                assert!(freed.is_free());
+                assert_eq!((freed.epoch(), freed.is_abandoned()), (word.epoch(), mark));
+                assert_ne!(freed.low_half(), word.low_half(), "a sleeper on the held word wakes");
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_end_instead_of_wrapping() {
+        let me = Slot::new(0).unwrap();
+        let last = free(OwnerWord::MAX_EPOCH - 1);
+        let Step::To(held) = last.acquire(me) else { panic!("one more is left") };
+        assert_eq!(held.epoch(), OwnerWord::MAX_EPOCH);
+        assert_eq!(held.take_over(me), Step::Exhausted);
+        assert_eq!(held.release().acquire(me), Step::Exhausted);
+        assert_eq!(held.abandon().acquire(me), Step::Exhausted);
+    }
+
+    #[test]
+    fn a_word_prints_what_it_means() {
+        let me = Slot::new(3).unwrap();
+        let Step::To(held) = free(41).acquire(me) else { panic!() };
+        assert_eq!(format!("{held:?}"), "held by slot 3, epoch 42");
+        assert_eq!(format!("{:?}", held.abandon()), "free, epoch 42, abandoned");
+    }
+}

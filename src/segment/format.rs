@@ -1,0 +1,446 @@
+//! The segment, byte by byte; `src/docs/format.md` is this file in prose, and a test compares the two.
+//!
+//! Everything after the immutable header is made of atomics, so that a peer's store at any moment is a value and never
+//! undefined behaviour. All offsets follow from the capacities, and opening computes them anew.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::digest::fnv1a;
+use crate::os::identity::COMMAND_LEN;
+use crate::os::map::Shared;
+use crate::protocol::mutex::LockWords;
+use crate::protocol::word::Slot;
+
+pub(crate) const MAGIC: [u8; 8] = *b"hostlock";
+/// Changes whenever a byte means something else than before.
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
+/// The `backend` of a segment that is itself the locks.
+pub(crate) const BACKEND_SHARED: u32 = 1;
+
+const PAGE: u64 = 4096;
+pub(crate) const GLOBALS_AT: u64 = 1024;
+
+/// Longest name of a lock, in bytes.
+pub(crate) const NAME_MAX: usize = 64;
+
+/// Waiter records per participant. More threads than that may wait: they are counted, but not shown.
+const WAITERS_EACH: u32 = 4;
+
+/// The part of a segment that never changes once it is published.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct Header {
+    pub(crate) magic: [u8; 8],
+    pub(crate) version: u32,
+    pub(crate) byte_order: u32,
+    pub(crate) word_bits: u32,
+    pub(crate) backend: u32,
+    pub(crate) size: u64,
+    pub(crate) participants: u32,
+    pub(crate) waiters: u32,
+    pub(crate) names: u32,
+    pub(crate) index_cells: u32,
+    pub(crate) participants_at: u64,
+    pub(crate) waiters_at: u64,
+    pub(crate) index_at: u64,
+    pub(crate) entries_at: u64,
+    pub(crate) extents_at: u64,
+    pub(crate) extents_size: u64,
+    /// Permission bits of the file.
+    pub(crate) mode: u32,
+    pub(crate) reserved: u32,
+    /// What every token of this space is above: nanoseconds since 1970 when it was created.
+    pub(crate) token_base: u64,
+    /// The boot it was created under, for whoever looks at it; nothing is decided by it.
+    pub(crate) boot: u64,
+    /// FNV-1a of all bytes before.
+    pub(crate) checksum: u64,
+}
+
+pub(crate) const HEADER_LEN: usize = size_of::<Header>();
+
+/// What of the header can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    pub(crate) participants: u32,
+    pub(crate) names: u32,
+    pub(crate) mode: u32,
+}
+
+/// Why bytes are not a segment we can use.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    NotASegment,
+    Version(u32),
+    WordBits(u32),
+    ByteOrder,
+    /// Shorter than it says it is.
+    Truncated {
+        says: u64,
+        is: u64,
+    },
+    Damaged(&'static str),
+}
+
+impl Header {
+    /// The header of a new segment. The counts are the caller's to check: 1 to [`Slot::MAX`] participants, 1 to 2²⁴ names.
+    pub(crate) fn new(choice: Choice, token_base: u64, boot: u64) -> Self {
+        let mut header = Self {
+            magic: MAGIC,
+            version: VERSION,
+            byte_order: BYTE_ORDER,
+            word_bits: usize::BITS,
+            backend: BACKEND_SHARED,
+            participants: choice.participants,
+            names: choice.names,
+            mode: choice.mode,
+            token_base,
+            boot,
+            ..Self::zeroed()
+        };
+        header.lay_out();
+        header.checksum = header.digest();
+        header
+    }
+
+    /// Fills in all that follows from the capacities.
+    fn lay_out(&mut self) {
+        let pages = |bytes: u64| bytes.next_multiple_of(PAGE);
+        let table = |count: u32, each: usize| pages(u64::from(count) * each as u64);
+        self.waiters = self.participants.saturating_mul(WAITERS_EACH);
+        // At most half full, so that a search ends soon.
+        self.index_cells = self.names.saturating_mul(2).checked_next_power_of_two().unwrap_or(1 << 31);
+        self.participants_at = PAGE;
+        self.waiters_at = self.participants_at + table(self.participants, size_of::<Record>());
+        self.index_at = self.waiters_at + table(self.waiters, size_of::<Waiter>());
+        self.entries_at = self.index_at + table(self.index_cells, size_of::<AtomicU32>());
+        self.extents_at = self.entries_at + table(self.names, size_of::<Entry>());
+        self.size = self.extents_at + pages(self.extents_size);
+    }
+
+    fn digest(&self) -> u64 {
+        fnv1a(&bytemuck::bytes_of(self)[..HEADER_LEN - 8])
+    }
+
+    /// Reads a header from a file's first bytes and checks everything that is said there against everything that must follow
+    /// from it, and against the file's length.
+    pub(crate) fn read(bytes: &[u8], file_len: u64) -> Result<Self, Flaw> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(Flaw::NotASegment);
+        }
+        let Some(bytes) = bytes.get(..HEADER_LEN) else {
+            return Err(Flaw::Truncated { says: HEADER_LEN as u64, is: file_len });
+        };
+        let header: Self = bytemuck::pod_read_unaligned(bytes);
+        if header.byte_order == BYTE_ORDER.swap_bytes() {
+            return Err(Flaw::ByteOrder);
+        }
+        // A sound header of another version is somebody else's; what is left is damage.
+        if header.digest() != header.checksum {
+            return Err(Flaw::Damaged("the checksum of its header is wrong"));
+        }
+        if header.version != VERSION {
+            return Err(Flaw::Version(header.version));
+        }
+        if header.word_bits != usize::BITS {
+            return Err(Flaw::WordBits(header.word_bits));
+        }
+        if header.byte_order != BYTE_ORDER || header.backend != BACKEND_SHARED {
+            return Err(Flaw::Damaged("its header names what this version does not know"));
+        }
+        if !(1..=Slot::MAX).contains(&header.participants) || !(1..=1 << 24).contains(&header.names) {
+            return Err(Flaw::Damaged("its capacities are impossible"));
+        }
+        let mut expected = header;
+        expected.lay_out();
+        if expected != header {
+            return Err(Flaw::Damaged("its tables are not where its capacities put them"));
+        }
+        if file_len < header.size {
+            return Err(Flaw::Truncated { says: header.size, is: file_len });
+        }
+        Ok(header)
+    }
+}
+
+/// What concerns the space as a whole and changes.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Globals {
+    /// Of the lock under which names come and go.
+    pub(crate) names: LockWords,
+    /// The largest epoch that any name given up had reached: new names start above.
+    pub(crate) epoch_floor: AtomicU64,
+    /// Entries from here on were never used.
+    pub(crate) entries_used: AtomicU32,
+    /// Cells of the index that lead nowhere any more.
+    pub(crate) index_dead: AtomicU32,
+    /// Grows whenever an entry gets another name; such an entry's generation.
+    pub(crate) generation: AtomicU32,
+    /// Where the next sweep for unused names starts.
+    pub(crate) sweep_hand: AtomicU32,
+    pub(crate) reserved: [AtomicU32; 4],
+}
+
+/// A participant: one process in the space. Its place in the table is its slot.
+#[repr(C, align(256))]
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// Incarnation (high half) and PID (low half; 0: nobody is here). The incarnation grows with each one who moves in.
+    pub(crate) state: AtomicU64,
+    pub(crate) pid_inode: AtomicU64,
+    pub(crate) start_time: AtomicU64,
+    pub(crate) pid_namespace: AtomicU64,
+    pub(crate) time_namespace: AtomicU64,
+    pub(crate) boot: AtomicU64,
+    /// Nanoseconds since 1970.
+    pub(crate) joined: AtomicU64,
+    /// None in this version.
+    pub(crate) flags: AtomicU64,
+    pub(crate) command: [AtomicU64; COMMAND_LEN / 8],
+    pub(crate) reserved: [AtomicU64; 4],
+    /// For a word that the kernel marks when the thread that registered it dies. Unused in this version.
+    pub(crate) life: [AtomicU64; 8],
+    pub(crate) reserved_too: [AtomicU64; 8],
+}
+
+/// A thread that sleeps, for whoever wants to know and for whoever has to clean up after it.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// Incarnation (high half) and slot + 1 (low half) of the participant; 0: nobody.
+    pub(crate) who: AtomicU64,
+    /// Entry + 1 (0: the names' lock), high half; the entry's generation, low half.
+    pub(crate) what: AtomicU64,
+    pub(crate) thread: AtomicU64,
+    /// Monotonic nanoseconds.
+    pub(crate) since: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 4],
+}
+
+/// A name and its lock. The first cache line is all that acquiring and releasing touch.
+#[repr(C, align(256))]
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) lock: LockWords,
+    /// Generation (high half), then a byte each: state, kind, length of the name, flags.
+    pub(crate) meta: AtomicU64,
+    /// When the acquisition of that epoch was first seen: epoch (25 bits), exact or not (1), monotonic milliseconds (38).
+    pub(crate) since: AtomicU64,
+    /// Unused in this version.
+    pub(crate) lease: AtomicU64,
+    /// The epoch at the last sweep for unused names.
+    pub(crate) swept: AtomicU64,
+    pub(crate) hash: AtomicU64,
+    // The second cache line: looked at when a name is looked up.
+    pub(crate) name: [AtomicU64; NAME_MAX / 8],
+    /// Of the last owner whose death was cleaned up: PID (high half), low half of the epoch it held. Written before the lock is
+    /// given back; it counts only while the epoch fits.
+    pub(crate) dead: AtomicU64,
+    pub(crate) dead_command: [AtomicU64; COMMAND_LEN / 8],
+    pub(crate) recovered: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 10],
+}
+
+// SAFETY: `repr(C)`, all fields atomics of 4 or 8 bytes whose sizes add up to the whole (asserted below), no drop glue.
+unsafe impl Shared for Globals {}
+// SAFETY: as above.
+unsafe impl Shared for Record {}
+// SAFETY: as above.
+unsafe impl Shared for Waiter {}
+// SAFETY: as above.
+unsafe impl Shared for Entry {}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(HEADER_LEN == 128 && HEADER_LEN as u64 <= GLOBALS_AT);
+    assert!(size_of::<Globals>() == 64 && GLOBALS_AT + 64 <= PAGE);
+    assert!(size_of::<Record>() == 256 && offset_of!(Record, life) == 128);
+    assert!(size_of::<Waiter>() == 64);
+    assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64);
+};
+
+/// A name's lock: its place and what identifies the name there, packed so that a handle can keep both in one atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) entry: u32,
+    pub(crate) generation: u32,
+}
+
+impl Place {
+    #[inline(always)]
+    pub(crate) fn pack(self) -> u64 {
+        (self.entry as u64) << 32 | self.generation as u64
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(packed: u64) -> Self {
+        Self { entry: (packed >> 32) as u32, generation: packed as u32 }
+    }
+}
+
+/// What an entry is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Mutex = 1,
+}
+
+/// The meta word of an entry, apart from the atomic it came from. Zero: never used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meta(pub(crate) u64);
+
+impl Meta {
+    const USED: u8 = 1;
+
+    pub(crate) fn used(generation: u32, kind: Kind, name_len: usize) -> Self {
+        debug_assert!((1..=NAME_MAX).contains(&name_len));
+        Self((generation as u64) << 32 | u64::from_be_bytes([0, 0, 0, 0, Self::USED, kind as u8, name_len as u8, 0]))
+    }
+
+    /// Nameless, since `generation`.
+    pub(crate) fn unused(generation: u32) -> Self {
+        Self((generation as u64) << 32)
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(crate) fn is_used(self) -> bool {
+        self.byte(4) == Self::USED && (1..=NAME_MAX).contains(&self.name_len())
+    }
+
+    /// The kind's number, which a newer version may have given.
+    pub(crate) fn kind(self) -> u8 {
+        self.byte(5)
+    }
+
+    pub(crate) fn name_len(self) -> usize {
+        self.byte(6).into()
+    }
+
+    fn byte(self, index: usize) -> u8 {
+        self.0.to_be_bytes()[index]
+    }
+}
+
+/// Text in shared words: at most `N * 8` bytes, zero-padded.
+pub(crate) fn store_text<const N: usize>(words: &[AtomicU64; N], text: &[u8]) {
+    debug_assert!(text.len() <= N * 8);
+    for (index, word) in words.iter().enumerate() {
+        let mut bytes = [0; 8];
+        let part = text.get(index * 8..).unwrap_or_default();
+        let len = part.len().min(8);
+        bytes[..len].copy_from_slice(&part[..len]);
+        // Relaxed: whoever reads it has read the word that publishes it with Acquire.
+        word.store(u64::from_ne_bytes(bytes), core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// The first `len` bytes of a text in shared words, as they are.
+pub(crate) fn load_text<const N: usize>(words: &[AtomicU64; N], len: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.load(core::sync::atomic::Ordering::Relaxed).to_ne_bytes()).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+/// A zero-padded text in shared words, in a form that can be printed: whatever a peer wrote there.
+pub(crate) fn load_printable<const N: usize>(words: &[AtomicU64; N]) -> String {
+    let bytes = load_text(words, N * 8);
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end])
+        .chars()
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHOICE: Choice = Choice { participants: 1024, names: 4096, mode: 0o600 };
+
+    fn header() -> Header {
+        Header::new(CHOICE, 1_795_000_000_000_000_000, 77)
+    }
+
+    #[test]
+    fn a_new_header_reads_back() {
+        let header = header();
+        assert_eq!(Header::read(bytemuck::bytes_of(&header), header.size), Ok(header));
+        assert!(header.size <= 4 << 20, "the default space is small: {}", header.size);
+        assert_eq!(header.size % PAGE, 0);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let sound = header();
+        for bit in 0..HEADER_LEN * 8 {
+            let mut bytes = bytemuck::bytes_of(&sound).to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::read(&bytes, sound.size).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_found() {
+        let sound = header();
+        let bytes = bytemuck::bytes_of(&sound);
+        assert_eq!(Header::read(&[], 0), Err(Flaw::NotASegment));
+        for len in 0..HEADER_LEN {
+            assert!(Header::read(&bytes[..len], len as u64).is_err(), "{len}");
+        }
+        for len in [HEADER_LEN as u64, 4096, sound.size - 1] {
+            assert_eq!(Header::read(bytes, len), Err(Flaw::Truncated { says: sound.size, is: len }));
+        }
+    }
+
+    #[test]
+    fn other_versions_and_machines_are_named_as_such() {
+        let sealed = |change: fn(&mut Header)| {
+            let mut header = header();
+            change(&mut header);
+            header.checksum = header.digest();
+            Header::read(bytemuck::bytes_of(&header), header.size)
+        };
+        assert_eq!(sealed(|h| h.version = 2), Err(Flaw::Version(2)));
+        assert_eq!(sealed(|h| h.word_bits = 32), Err(Flaw::WordBits(32)));
+        assert_eq!(sealed(|h| h.byte_order = BYTE_ORDER.swap_bytes()), Err(Flaw::ByteOrder));
+        assert!(matches!(sealed(|h| h.names = 0), Err(Flaw::Damaged(_))));
+        assert!(matches!(sealed(|h| h.participants = 8192), Err(Flaw::Damaged(_))));
+        assert!(matches!(sealed(|h| h.entries_at += 4096), Err(Flaw::Damaged(_))));
+        assert!(matches!(sealed(|h| h.size -= 4096), Err(Flaw::Damaged(_))));
+    }
+
+    #[test]
+    fn the_largest_space_fits_the_arithmetic() {
+        let choice = Choice { participants: Slot::MAX, names: 1 << 24, mode: 0o600 };
+        let header = Header::new(choice, 0, 0);
+        assert_eq!(Header::read(bytemuck::bytes_of(&header), header.size), Ok(header));
+    }
+
+    #[test]
+    fn meta_words_keep_what_they_are_given() {
+        let meta = Meta::used(7, Kind::Mutex, 64);
+        assert!(meta.is_used());
+        assert_eq!((meta.generation(), meta.kind(), meta.name_len()), (7, 1, 64));
+        assert!(!Meta(0).is_used());
+        assert!(!Meta::unused(9).is_used());
+        assert_eq!(Meta::unused(9).generation(), 9);
+    }
+
+    #[test]
+    fn text_goes_in_and_out_and_prints() {
+        let words: [AtomicU64; 2] = Default::default();
+        store_text(&words, b"sixteen bytes ok");
+        assert_eq!(load_text(&words, 16), b"sixteen bytes ok");
+        store_text(&words, b"ab\x1b[31m");
+        assert_eq!(load_text(&words, 2), b"ab");
+        assert_eq!(load_printable(&words), "ab\u{FFFD}[31m");
+    }
+}

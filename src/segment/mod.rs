@@ -1,0 +1,58 @@
+//! The segment file: how it is laid out, made, found and checked, and the tables in it.
+//!
+//! * [`format`]: every byte of it, and the checks that it is what it says.
+//! * [`open`]: roots and directories, creating and opening, "the file is gone".
+//! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
+//! * [`names`]: from a name to its lock, and back to an unused place.
+//! * [`waiters`]: who sleeps on what.
+
+pub(crate) mod format;
+pub(crate) mod names;
+pub(crate) mod open;
+pub(crate) mod participants;
+pub(crate) mod waiters;
+
+use std::sync::Arc;
+
+use crate::os::file::KeptFile;
+use crate::os::map::{Mapping, Table};
+use crate::{Error, Result};
+use format::{Entry, Globals, Header, Record, Waiter};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+
+/// A segment mapped into this process, checked, with its tables.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) header: Header,
+    /// Where the file is, absolute.
+    pub(crate) path: PathBuf,
+    /// The file that is mapped, whatever `path` leads to now. Its description never holds a lock: it may be shared with a
+    /// forked child.
+    pub(crate) file: KeptFile,
+    globals: Table<Globals>,
+    pub(crate) records: Table<Record>,
+    pub(crate) waiters: Table<Waiter>,
+    index: Table<AtomicU32>,
+    pub(crate) entries: Table<Entry>,
+}
+
+impl Segment {
+    fn new(header: Header, path: PathBuf, file: std::fs::File, map: &Arc<Mapping>) -> Result<Self> {
+        let table_missing = || Error::damaged(&path, "its tables are not where its header says");
+        Ok(Self {
+            globals: map.table(format::GLOBALS_AT, 1).ok_or_else(table_missing)?,
+            records: map.table(header.participants_at, header.participants.into()).ok_or_else(table_missing)?,
+            waiters: map.table(header.waiters_at, header.waiters.into()).ok_or_else(table_missing)?,
+            index: map.table(header.index_at, header.index_cells.into()).ok_or_else(table_missing)?,
+            entries: map.table(header.entries_at, header.names.into()).ok_or_else(table_missing)?,
+            header,
+            file: KeptFile::new(file).map_err(|e| Error::system("keep open", &path, e))?,
+            path,
+        })
+    }
+
+    pub(crate) fn globals(&self) -> &Globals {
+        &self.globals[0]
+    }
+}

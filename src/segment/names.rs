@@ -1,0 +1,236 @@
+//! From a name to its lock, and back to an unused place.
+//!
+//! Finding a name takes no lock: the index (open addressing, at most half full) leads to entries, and an entry is read between two
+//! looks at its meta word. Names come and go under the names' own lock, a mutex like every other: when its owner dies, the next
+//! one finds it abandoned and makes the index anew from the entries.
+//!
+//! When all entries have a name, one that nobody uses is given another. Handles do not keep an entry: a handle looks at the entry's
+//! generation *after* it acquired, and looks its name up again when that has changed.
+//!
+//! Invariants:
+//!
+//! 1. An entry's name, hash and meta word change only under the names' lock, and while their writer holds the entry's
+//!    own lock. So whoever holds a lock whose generation is right holds the lock of that name.
+//! 2. The epoch an entry is given up with is at most the space's floor, and an entry gets a new name with an epoch of at least the
+//!    floor: a name's tokens grow, wherever it lives.
+//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up.
+//!
+//! If we die: the entry is held by us and nameless, or named and not in the index. The first is given back like any lock, and
+//! found by the next sweep; the second is put in order by whoever gets the names' lock next.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::fence;
+
+use super::Segment;
+use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
+use crate::digest::fnv1a;
+use crate::os::futex;
+use crate::protocol::word::{OwnerWord, Slot, Step};
+use crate::{Error, Result};
+
+/// A cell of the index that led somewhere once. Searches go on past it.
+const DEAD_CELL: u32 = u32::MAX;
+
+/// What the table says of a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    pub(crate) place: Place,
+    /// The kind's number, which a newer version may have given.
+    pub(crate) kind: u8,
+}
+
+/// Whether `name` can be the name of a lock.
+pub(crate) fn check(name: &str) -> Result<()> {
+    let reason = match name {
+        "" => "it is empty",
+        _ if name.len() > NAME_MAX => "it is longer than 64 bytes",
+        _ if name.contains('\0') => "it holds NUL",
+        _ => return Ok(()),
+    };
+    Err(Error::InvalidName { of: "lock", name: name.into(), reason })
+}
+
+impl Segment {
+    /// The cells in which an entry with this hash can be, in order.
+    fn cells(&self, hash: u64) -> impl Iterator<Item = usize> {
+        // The header's check made the count a power of two.
+        let mask = self.index.len() - 1;
+        (0..self.index.len()).map(move |step| (hash as usize).wrapping_add(step) & mask)
+    }
+
+    /// Looks a name up. `None` may be wrong while names change; under the names' lock it is right.
+    pub(crate) fn find(&self, name: &str) -> Option<Known> {
+        let hash = fnv1a(name.as_bytes());
+        for cell in self.cells(hash) {
+            // Acquire: pairs with the Release in `index_insert`: the entry's name is there.
+            match self.index[cell].load(Acquire) {
+                0 => return None,
+                DEAD_CELL => {}
+                entry => {
+                    let entry = entry - 1;
+                    if let Some(known) = self.entries.get(entry as usize).and_then(|e| matching(e, entry, hash, name)) {
+                        return Some(known);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives `name` an entry. The caller holds the names' lock as `me`, and did not find the name.
+    pub(crate) fn register(&self, name: &str, kind: Kind, me: Slot) -> Result<Known> {
+        let hash = fnv1a(name.as_bytes());
+        let (index, held) = self.claim_entry(me)?;
+        let entry = &self.entries[index as usize];
+        // Everything from here to the end is under the entry's own lock (invariant 1).
+        let floor = self.globals().epoch_floor.load(Relaxed).max(held.epoch());
+        self.globals().epoch_floor.store(floor, Relaxed);
+        let generation = self.globals().generation.fetch_add(1, Relaxed).wrapping_add(1);
+        self.index_remove(index);
+        // Release fence: whoever sees a byte of the new name sees that the old one is gone. Pairs with the fence in `matching`.
+        entry.meta.store(Meta::unused(generation).0, Relaxed);
+        fence(Release);
+        // Invariant 2, before the name: if we die, whoever gets the lock goes on from here.
+        let raised = held.raise(floor);
+        let _ = entry.lock.owner.compare_exchange(held.0, raised.0, Relaxed, Relaxed);
+        let held = raised;
+        entry.hash.store(hash, Relaxed);
+        store_text(&entry.name, name.as_bytes());
+        entry.since.store(0, Relaxed);
+        entry.dead.store(0, Relaxed);
+        entry.recovered.store(0, Relaxed);
+        entry.lock.contended.store(0, Relaxed);
+        entry.swept.store(floor, Relaxed);
+        // Release: the name. Pairs with the Acquire in `matching`.
+        entry.meta.store(Meta::used(generation, kind, name.len()).0, Release);
+        self.index_insert(hash, index);
+        // It fails only if a peer scribbles; then the lock itself says that it is damaged.
+        let _ = entry.lock.release(held, |word| {
+            futex::wake(word, 1);
+        });
+        Ok(Known { place: Place { entry: index, generation }, kind: kind as u8 })
+    }
+
+    /// An entry that was never used, or that is not used now, with its lock held.
+    fn claim_entry(&self, me: Slot) -> Result<(u32, OwnerWord)> {
+        let capacity = self.header.names;
+        let globals = self.globals();
+        loop {
+            let fresh = globals.entries_used.load(Relaxed);
+            if fresh >= capacity {
+                break;
+            }
+            // First: if we die, the entry is one of those that sweeps look at.
+            globals.entries_used.store(fresh + 1, Relaxed);
+            let word = self.entries[fresh as usize].lock.look();
+            if let Some(held) = self.hold(fresh, me, word) {
+                return Ok((fresh, held));
+            }
+        }
+        // Second chance: an entry goes when nobody acquired it since the hand came by the last time. Twice round, so that
+        // even if all were used since then one is found.
+        let hand = globals.sweep_hand.load(Relaxed);
+        for step in 0..capacity * 2 {
+            let index = (hand.wrapping_add(step)) % capacity;
+            let entry = &self.entries[index as usize];
+            let word = entry.lock.look();
+            let meta = Meta(entry.meta.load(Relaxed));
+            if meta.is_used() {
+                let unused_since = entry.swept.swap(word.epoch(), Relaxed) == word.epoch();
+                let stateless = meta.kind() == Kind::Mutex as u8;
+                if !unused_since || !stateless || word.is_abandoned() {
+                    continue;
+                }
+            }
+            if entry.lock.sleepers.load(Relaxed) != 0 {
+                continue;
+            }
+            if let Some(held) = self.hold(index, me, word) {
+                globals.sweep_hand.store((index + 1) % capacity, Relaxed);
+                return Ok((index, held));
+            }
+        }
+        Err(Error::Full { path: self.space().into(), what: "locks", capacity })
+    }
+
+    /// FREE => HELD for an entry's lock, if it still is exactly as it was `seen`.
+    fn hold(&self, index: u32, me: Slot, seen: OwnerWord) -> Option<OwnerWord> {
+        let Step::To(held) = seen.acquire(me) else { return None };
+        let owner = &self.entries.get(index as usize)?.lock.owner;
+        // Acquire: what the last one wrote into the entry. Pairs with the release of its lock.
+        owner.compare_exchange(seen.0, held.0, Acquire, Relaxed).is_ok().then_some(held)
+    }
+
+    /// How many entries have a name.
+    pub(crate) fn names_in_use(&self) -> usize {
+        self.entries.iter().filter(|entry| Meta(entry.meta.load(Relaxed)).is_used()).count()
+    }
+
+    fn index_insert(&self, hash: u64, entry: u32) {
+        let dead = &self.globals().index_dead;
+        for cell in self.cells(hash) {
+            let now = self.index[cell].load(Relaxed);
+            if now == 0 || now == DEAD_CELL {
+                if now == DEAD_CELL {
+                    dead.store(dead.load(Relaxed).saturating_sub(1), Relaxed);
+                }
+                // Release: the entry it leads to. Pairs with the Acquire in `find`.
+                self.index[cell].store(entry + 1, Release);
+                return;
+            }
+        }
+    }
+
+    /// Takes an entry out of the index, if it has a name.
+    fn index_remove(&self, index: u32) {
+        let entry = &self.entries[index as usize];
+        if !Meta(entry.meta.load(Relaxed)).is_used() {
+            return;
+        }
+        let dead = &self.globals().index_dead;
+        for cell in self.cells(entry.hash.load(Relaxed)) {
+            match self.index[cell].load(Relaxed) {
+                0 => break,
+                found if found == index + 1 => {
+                    self.index[cell].store(DEAD_CELL, Relaxed);
+                    let count = dead.load(Relaxed).saturating_add(1);
+                    dead.store(count, Relaxed);
+                    if count as usize > self.index.len() / 4 {
+                        // The entry still has its old name, but must not come back.
+                        self.rebuild_index(Some(index));
+                    }
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Makes the index anew from the entries. The caller holds the names' lock. Who searches meanwhile may miss a name, and then
+    /// asks for that lock.
+    pub(crate) fn rebuild_index(&self, but: Option<u32>) {
+        for cell in self.index.iter() {
+            cell.store(0, Relaxed);
+        }
+        self.globals().index_dead.store(0, Relaxed);
+        for (index, entry) in (0u32..).zip(self.entries.iter()) {
+            if Some(index) != but && Meta(entry.meta.load(Relaxed)).is_used() {
+                self.index_insert(entry.hash.load(Relaxed), index);
+            }
+        }
+    }
+}
+
+/// What the entry says, if it has this name.
+fn matching(entry: &Entry, index: u32, hash: u64, name: &str) -> Option<Known> {
+    // Acquire: pairs with the Release store of the meta word in `register`.
+    let meta = Meta(entry.meta.load(Acquire));
+    if !meta.is_used() || entry.hash.load(Relaxed) != hash || load_text(&entry.name, meta.name_len()) != name.as_bytes()
+    {
+        return None;
+    }
+    // Acquire: if a byte above is a newer name's, the word below is no longer the one above.
+    fence(Acquire);
+    (entry.meta.load(Relaxed) == meta.0)
+        .then(|| Known { place: Place { entry: index, generation: meta.generation() }, kind: meta.kind() })
+}

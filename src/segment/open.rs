@@ -1,0 +1,459 @@
+//! From a space's name to its mapped segment: roots, directories, creating, finding, checking.
+//!
+//! A space is a directory with one file in it. Whoever is in the space keeps a shared `flock` on the directory, and whoever
+//! creates the file needs an exclusive one. So a file that somebody removed while it was in use is not made anew
+//! beside the locks that still are held in the old one; and a cleaner that respects `flock` leaves the directory alone.
+//!
+//! The file is made under another name, really allocated, written, and only then renamed, without replacing anything: nobody
+//! sees a half-made one. What a killed creator left is removed by the next one, which is alone while it holds the
+//! directory's lock.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fs2::FileExt;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, posix_fallocate, renameat2};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::geteuid;
+
+use super::Segment;
+use super::format::{Choice, Flaw, HEADER_LEN, Header, VERSION};
+use crate::os::clock::{Monotonic, wall_clock_nanos};
+use crate::os::file::{self, FileId, KeptFile};
+use crate::os::identity::Identity;
+use crate::os::map::Mapping;
+use crate::protocol::word::Slot;
+use crate::{Error, Result};
+
+/// What was asked of a space. `None`: whatever it has, or the default if it is created.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) name: String,
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) participants: Option<u32>,
+    pub(crate) names: Option<u32>,
+    pub(crate) mode: Option<u32>,
+}
+
+const DEFAULT_PARTICIPANTS: u32 = 1024;
+const DEFAULT_NAMES: u32 = 4096;
+const DEFAULT_MODE: u32 = 0o600;
+const MOST_NAMES: u32 = 1 << 24;
+
+const FILE_NAME: &str = "segment";
+const UNPUBLISHED: &str = ".segment.new";
+
+/// How long to wait for another process that is creating the space. It takes it a few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A segment's file, found, with the space's directory locked for being in it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    directory: File,
+    file: File,
+    path: PathBuf,
+    pub(crate) id: FileId,
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        let reason = match self.name.as_str() {
+            "" => "it is empty",
+            name if name.len() > 64 => "it is longer than 64 bytes",
+            name if name.contains(['/', '\0']) => "it holds a slash or NUL",
+            name if name.starts_with('.') => "it starts with a dot",
+            _ => "",
+        };
+        if !reason.is_empty() {
+            return Err(Error::InvalidName { of: "space", name: self.name.clone(), reason });
+        }
+        let in_range = |option, value: Option<u32>, most: u32| match value {
+            Some(value) if !(1..=most).contains(&value) => Err(Error::InvalidOption {
+                option,
+                value: value.to_string(),
+                reason: format!("it goes from 1 to {most}"),
+            }),
+            _ => Ok(()),
+        };
+        in_range("participants", self.participants, Slot::MAX)?;
+        in_range("locks", self.names, MOST_NAMES)?;
+        match self.mode {
+            Some(mode) if mode & !0o660 != 0 || mode & 0o600 != 0o600 => Err(Error::InvalidOption {
+                option: "mode",
+                value: format!("{mode:#o}"),
+                reason: "it is 0o600 for one user, or 0o660 for a group".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Shared with a group: then other owners than ourselves are to be expected.
+    fn for_a_group(&self) -> bool {
+        self.mode.is_some_and(|mode| mode & 0o060 != 0)
+    }
+
+    fn choice(&self) -> Choice {
+        Choice {
+            participants: self.participants.unwrap_or(DEFAULT_PARTICIPANTS),
+            names: self.names.unwrap_or(DEFAULT_NAMES),
+            mode: self.mode.unwrap_or(DEFAULT_MODE),
+        }
+    }
+
+    /// The directory of spaces, absolute and checked.
+    fn root(&self) -> Result<PathBuf> {
+        let root = match &self.root {
+            Some(root) => std::path::absolute(root).map_err(|e| Error::system("find", root, e))?,
+            None => {
+                let root = PathBuf::from(format!("/dev/shm/hostlock-{}", geteuid()));
+                match DirBuilder::new().mode(0o700).create(&root) {
+                    Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                        return Err(unusable(
+                            &root,
+                            format!("it cannot be created ({e}); name another: Space::builder(..).root(..)"),
+                        ));
+                    }
+                    _ => root,
+                }
+            }
+        };
+        let directory = file::open_directory(&root).map_err(|e| not_a_directory(&root, e))?;
+        let meta = directory.metadata().map_err(|e| Error::system("look at", &root, e))?;
+        self.check_owner(&root, &meta)?;
+        if meta.mode() & 0o002 != 0 && meta.mode() & 0o1000 == 0 {
+            return Err(unusable(
+                &root,
+                "everybody can write to it, so anybody could replace a space; take that right away (chmod o-w)",
+            ));
+        }
+        if self.root.is_none() && meta.mode() & 0o077 != 0 {
+            return Err(unusable(&root, "others have rights to it; take them away (chmod 700)"));
+        }
+        Ok(root)
+    }
+
+    fn check_owner(&self, path: &Path, meta: &fs::Metadata) -> Result<()> {
+        let me = geteuid().as_raw();
+        if meta.uid() == me || meta.uid() == 0 || self.for_a_group() {
+            return Ok(());
+        }
+        Err(unusable(
+            path,
+            format!(
+                "it belongs to uid {}, not to us (uid {me}); a space that users share needs \
+                 Space::builder(..).root(..).mode(0o660), in a directory of a group they are in",
+                meta.uid()
+            ),
+        ))
+    }
+
+    /// The space's own directory, created if need be.
+    fn directory(&self, path: &Path) -> Result<File> {
+        let rights = if self.for_a_group() { 0o770 } else { 0o700 };
+        match DirBuilder::new().mode(rights).create(path) {
+            Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(rights))
+                .map_err(|e| Error::system("set the rights of", path, e))?,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            // It may be there all the same, in a root that we may not write to.
+            Err(_) if path.exists() => {}
+            Err(e) if e.kind() == ErrorKind::StorageFull => {
+                return Err(no_room(path, path.parent().unwrap_or(path), self.choice()));
+            }
+            Err(e) => return Err(unusable(path, format!("it cannot be created ({e})"))),
+        }
+        let directory = file::open_directory(path).map_err(|e| not_a_directory(path, e))?;
+        let meta = directory.metadata().map_err(|e| Error::system("look at", path, e))?;
+        self.check_owner(path, &meta)?;
+        if meta.mode() & 0o002 != 0 {
+            return Err(unusable(path, "everybody can write to it; take that right away (chmod o-w)"));
+        }
+        match file::network_file_system(&directory) {
+            Ok(None) => Ok(directory),
+            Ok(Some(kind)) => {
+                Err(unusable(path, format!("it lies on {kind}, where processes of other machines could not be seen")))
+            }
+            Err(e) => Err(Error::system("look at the file system of", path, e)),
+        }
+    }
+
+    /// Finds the space's file, creating the space if there is none.
+    pub(crate) fn find(&self) -> Result<Found> {
+        self.check()?;
+        let space = self.root()?.join(&self.name);
+        let path = space.join(FILE_NAME);
+        let give_up = Monotonic::now().saturating_add(PATIENCE);
+        let mut pause = Duration::from_micros(100);
+        loop {
+            let directory = self.directory(&space)?;
+            let cannot_lock = |e: io::Error| Error::system("lock", &space, e);
+            let obstacle = match file::open_existing(&path) {
+                Ok(file) => {
+                    if lock(FileExt::try_lock_shared(&directory)).map_err(cannot_lock)? {
+                        let id = file::FileId::of(
+                            &nix::sys::stat::fstat(&file).map_err(|e| Error::system("look at", &path, e))?,
+                        );
+                        // Once more, now that nobody can create another one: it may have been removed in between.
+                        if FileId::at(&path).is_ok_and(|now| now == id) {
+                            return Ok(Found { directory, file, path, id });
+                        }
+                    }
+                    Obstacle::Creator
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    if lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)? {
+                        if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && !path.exists() {
+                            self.create(&space, &path)?;
+                        }
+                        continue;
+                    } else if lock(FileExt::try_lock_shared(&directory)).map_err(cannot_lock)? {
+                        Obstacle::Users
+                    } else {
+                        Obstacle::Creator
+                    }
+                }
+                Err(e) => return Err(unusable_file(&path, e)),
+            };
+            if Monotonic::now() > give_up {
+                return Err(match obstacle {
+                    Obstacle::Users => Error::Removed { path: space },
+                    Obstacle::Creator => unusable(
+                        &space,
+                        "another process has its directory locked and does not go on; \
+                         it may be stopped in the middle of creating the space",
+                    ),
+                });
+            }
+            drop(directory);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Creates the file. The caller holds the directory's exclusive lock.
+    fn create(&self, space: &Path, path: &Path) -> Result<()> {
+        let new = space.join(UNPUBLISHED);
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(Error::system("remove what a killed process left at", &new, e));
+            }
+            _ => {}
+        }
+        let choice = self.choice();
+        let header = Header::new(choice, wall_clock_nanos(), Identity::mine().boot);
+        let file = file::create_new(&new).map_err(|e| match e.kind() {
+            ErrorKind::StorageFull => no_room(space, space, choice),
+            _ => unusable(space, format!("no file can be created in it ({e})")),
+        })?;
+        let made = allocate(&file, header.size).and_then(|()| {
+            file.set_permissions(fs::Permissions::from_mode(header.mode))?;
+            std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
+            // On a disk: a crash of the machine leaves either no segment or a whole one.
+            file.sync_all()?;
+            renameat2(AT_FDCWD, &new, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)?;
+            Ok(())
+        });
+        made.map_err(|e| {
+            let _ = fs::remove_file(&new);
+            match e.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                    no_room(space, space, choice)
+                }
+                _ => Error::system("create", path, e),
+            }
+        })
+    }
+}
+
+/// What keeps us from the space's directory.
+enum Obstacle {
+    /// Somebody who creates the file.
+    Creator,
+    /// Somebody who is in a space whose file is not there.
+    Users,
+}
+
+/// Really allocates `size` bytes: a full tmpfs is an error now and not a SIGBUS later. (fs2's `allocate` reports it as success.)
+fn allocate(file: &File, size: u64) -> io::Result<()> {
+    loop {
+        match posix_fallocate(file, 0, size as libc::off_t) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// A `try_lock` of fs2 as an answer.
+fn lock(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn is_same(directory: &File, id: FileId) -> bool {
+    nix::sys::stat::fstat(directory).is_ok_and(|stat| FileId::of(&stat) == id)
+}
+
+fn unusable(path: &Path, problem: impl Into<String>) -> Error {
+    Error::UnusableRoot { path: path.into(), problem: problem.into() }
+}
+
+fn no_room(space: &Path, look_at: &Path, choice: Choice) -> Error {
+    let available = File::open(look_at)
+        .ok()
+        .and_then(|dir| fstatvfs(&dir).ok())
+        .map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
+    Error::NoRoom { path: space.into(), needed: Header::new(choice, 0, 0).size, available }
+}
+
+/// Says what lies at `path` instead of a directory that we can open.
+fn not_a_directory(path: &Path, e: io::Error) -> Error {
+    let problem = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            "it does not exist; create it, or name another: Space::builder(..).root(..)".into()
+        }
+        Err(e) => e.to_string(),
+        Ok(meta) if meta.is_symlink() => {
+            "it is a symbolic link, which anybody could lead elsewhere; name the directory itself".into()
+        }
+        Ok(meta) if meta.file_type().is_fifo() => "it is a FIFO, not a directory".into(),
+        Ok(meta) if !meta.is_dir() => "it is not a directory".into(),
+        Ok(meta) => format!("{e} (it belongs to uid {}, we are uid {})", meta.uid(), geteuid()),
+    };
+    unusable(path, problem)
+}
+
+fn unusable_segment(path: &Path, problem: impl Into<String>) -> Error {
+    Error::UnusableSegment { path: path.into(), problem: problem.into() }
+}
+
+fn unusable_file(path: &Path, e: io::Error) -> Error {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_symlink() => {
+            unusable_segment(path, "it is a symbolic link; nobody but an attacker puts one there")
+        }
+        Ok(meta) if !meta.is_file() => unusable_segment(path, "it is not a regular file"),
+        Ok(meta) => unusable_segment(
+            path,
+            format!(
+                "{e} (it belongs to uid {}, we are uid {}; its mode is {:#o})",
+                meta.uid(),
+                geteuid(),
+                meta.mode() & 0o7777
+            ),
+        ),
+        Err(_) => unusable_segment(path, e.to_string()),
+    }
+}
+
+impl Found {
+    /// Checks the file and maps it. The second half keeps the directory locked.
+    pub(crate) fn map(self, options: &Options) -> Result<(Segment, KeptFile)> {
+        let Self { directory, file, path, .. } = self;
+        let space = path.parent().unwrap_or(&path).to_path_buf();
+        let meta = file.metadata().map_err(|e| Error::system("look at", &path, e))?;
+        if !meta.is_file() {
+            return Err(unusable_segment(&path, "it is not a regular file"));
+        }
+        let header = read_header(&file, meta.len())
+            .map_err(|e| Error::system("read", &path, e))?
+            .map_err(|flaw| unusable_segment(&path, explain(flaw, meta.len())))?;
+        options.check_owner(&path, &meta)?;
+        if meta.mode() & 0o7777 & !header.mode != 0 {
+            return Err(unusable_segment(
+                &path,
+                format!(
+                    "its mode is {:#o}, but it was created with {:#o}; somebody opened it to others (chmod {:o})",
+                    meta.mode() & 0o7777,
+                    header.mode,
+                    header.mode
+                ),
+            ));
+        }
+        let agrees = |option, wanted: Option<u32>, existing: u32, octal: bool| match wanted {
+            Some(wanted) if wanted != existing => {
+                let show = |value: u32| if octal { format!("{value:#o}") } else { value.to_string() };
+                Err(Error::OptionDiffers {
+                    path: space.clone(),
+                    option,
+                    existing: show(existing),
+                    wanted: show(wanted),
+                })
+            }
+            _ => Ok(()),
+        };
+        agrees("participants", options.participants, header.participants, false)?;
+        agrees("locks", options.names, header.names, false)?;
+        agrees("mode", options.mode, header.mode, true)?;
+        let len =
+            usize::try_from(header.size).map_err(|_| unusable_segment(&path, "it is too large for this machine"))?;
+        let map = Mapping::new(&file, len).map_err(|e| Error::system("map", &path, e))?;
+        let directory = KeptFile::new(directory).map_err(|e| Error::system("look at", &space, e))?;
+        Ok((Segment::new(header, path, file, &map)?, directory))
+    }
+}
+
+fn read_header(file: &File, len: u64) -> io::Result<std::result::Result<Header, Flaw>> {
+    let mut bytes = [0; HEADER_LEN];
+    let mut filled = 0;
+    while filled < HEADER_LEN {
+        match std::os::unix::fs::FileExt::read_at(file, &mut bytes[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Header::read(&bytes[..filled], len))
+}
+
+fn explain(flaw: Flaw, len: u64) -> String {
+    const REMOVE: &str = "end all processes that use it and remove its directory";
+    match flaw {
+        Flaw::NotASegment if len == 0 => format!("it is empty; {REMOVE}"),
+        Flaw::NotASegment => format!("it does not begin as a segment does; if it is yours, {REMOVE}"),
+        Flaw::Version(version) => format!(
+            "it has layout version {version}, this program knows {VERSION}; use the same version of hostlock \
+             in all programs, or {REMOVE}"
+        ),
+        Flaw::WordBits(bits) => format!(
+            "it was made by a {bits}-bit program and this one has {} bits; a space is for programs of one kind",
+            usize::BITS
+        ),
+        Flaw::ByteOrder => "it was made on a machine of the other byte order".into(),
+        Flaw::Truncated { says, is } => {
+            format!("it is {is} bytes long and should be {says}: somebody cut it; {REMOVE}")
+        }
+        Flaw::Damaged(what) => format!("{what}; {REMOVE}"),
+    }
+}
+
+impl Segment {
+    /// The space's directory.
+    pub(crate) fn space(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// Whether the path still leads to the file that is mapped. What cannot be looked at is not gone.
+    pub(crate) fn is_removed(&self) -> bool {
+        match FileId::at(&self.path) {
+            Ok(now) => now != self.file.id(),
+            Err(e) => e.kind() == ErrorKind::NotFound,
+        }
+    }
+
+    /// The mapped file, with a description of its own.
+    pub(crate) fn reopen(&self) -> Result<File> {
+        let removed = || Error::Removed { path: self.space().into() };
+        let file = file::open_existing(&self.path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => removed(),
+            _ => Error::system("open", &self.path, e),
+        })?;
+        if is_same(&file, self.file.id()) { Ok(file) } else { Err(removed()) }
+    }
+}

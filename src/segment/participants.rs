@@ -1,0 +1,233 @@
+//! Who is in the space: joining, leaving, judging, and cleaning up after the dead.
+//!
+//! A participant is one process. It lives for as long as byte *slot* of the file is locked by the description it joined with; the
+//! kernel lets go of that however the process ends. The record says who it is, for people and for the witness that goes by the
+//! process.
+//!
+//! Invariants:
+//!
+//! 1. Only whoever has a slot's byte writes its record, and only while nobody is registered there.
+//! 2. A slot is given up (PID 0) after no lock word and no waiter record names it any more. So a record with PID 0 can be moved
+//!    into without further ado.
+//! 3. Cleaning up is serialised by the slot's recovery byte and can be done again from the start. Nobody waits for it: a waiter
+//!    takes its lock over by itself.
+//!
+//! If we die: while joining, the PID is still 0 and nothing happened. While leaving or cleaning up, the next one goes on.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::fence;
+
+use super::Segment;
+use super::format::{Record, load_printable, store_text};
+use crate::os::clock::wall_clock_nanos;
+use crate::os::identity::{self, Identity};
+use crate::os::liveness::{self, Evidence, Life};
+use crate::os::{byte_lock, byte_lock::Presence, futex};
+use crate::protocol::recovery;
+use crate::protocol::word::Slot;
+use crate::{Error, Result};
+
+/// The recovery byte of slot 0. Presence bytes are those below.
+const RECOVERY_BYTES: u64 = 1 << 20;
+
+/// Who is registered in a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Participant {
+    pub(crate) incarnation: u32,
+    pub(crate) identity: Identity,
+    pub(crate) command: String,
+}
+
+/// This process, registered.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) slot: Slot,
+    pub(crate) incarnation: u32,
+    pub(crate) identity: Identity,
+    presence: Presence,
+}
+
+impl Membership {
+    /// In a forked child: what it says is the parent's, and the mapping behind it was not inherited.
+    pub(crate) fn forget(self) {
+        self.presence.forget();
+    }
+}
+
+fn state_of(incarnation: u32, pid: u32) -> u64 {
+    (incarnation as u64) << 32 | pid as u64
+}
+
+impl Segment {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
+        (0..self.header.participants).filter_map(Slot::new)
+    }
+
+    fn record(&self, slot: Slot) -> Option<&Record> {
+        self.records.get(slot.index() as usize)
+    }
+
+    /// Who is registered in `slot`: one participant, not parts of two.
+    pub(crate) fn participant(&self, slot: Slot) -> Option<Participant> {
+        let record = self.record(slot)?;
+        loop {
+            // Acquire: pairs with the Release store of the state in `try_move_in`.
+            let state = record.state.load(Acquire);
+            let pid = state as u32;
+            if pid == 0 {
+                return None;
+            }
+            let participant = Participant {
+                incarnation: (state >> 32) as u32,
+                identity: Identity {
+                    pid,
+                    pid_inode: record.pid_inode.load(Relaxed),
+                    start_time: record.start_time.load(Relaxed),
+                    pid_namespace: record.pid_namespace.load(Relaxed),
+                    time_namespace: record.time_namespace.load(Relaxed),
+                    boot: record.boot.load(Relaxed),
+                },
+                command: load_printable(&record.command),
+            };
+            // Acquire: if a field above is a newcomer's, the state below is no longer the one above. Pairs with the Release
+            // fence in `try_move_in`.
+            fence(Acquire);
+            if record.state.load(Relaxed) == state {
+                return Some(participant);
+            }
+        }
+    }
+
+    /// Whether the participant that was read from `slot` lives. Dead is proven by either witness: its process, or the byte it
+    /// holds for as long as it lives. Everything else is not dead.
+    pub(crate) fn judge(&self, slot: Slot, participant: &Participant, me: &Identity) -> Life {
+        let by_process = liveness::of_process(&participant.identity, me);
+        if let Life::Dead(_) = by_process {
+            return by_process;
+        }
+        let byte = u64::from(slot.index());
+        // The description that is kept never holds a lock, so it sees those of every participant, of a parent's, too.
+        let locked = match self.file.get() {
+            Some(file) => byte_lock::is_locked(file, byte).ok(),
+            None => {
+                self.reopen().ok().and_then(|file| byte_lock::is_locked(std::os::fd::AsFd::as_fd(&file), byte).ok())
+            }
+        };
+        match locked {
+            Some(false) => Life::Dead(Evidence::LetGo),
+            Some(true) => Life::Alive,
+            None => by_process,
+        }
+    }
+
+    /// Registers this process. A full table is cleared of the dead first.
+    pub(crate) fn join(&self, me: &Identity) -> Result<Membership> {
+        for slot in self.slots() {
+            if self.participant(slot).is_none()
+                && let Some(membership) = self.try_move_in(slot, me)?
+            {
+                return Ok(membership);
+            }
+        }
+        self.recover_dead(me, None)?;
+        for slot in self.slots() {
+            if self.participant(slot).is_none()
+                && let Some(membership) = self.try_move_in(slot, me)?
+            {
+                return Ok(membership);
+            }
+        }
+        Err(Error::Full { path: self.space().into(), what: "participants", capacity: self.header.participants })
+    }
+
+    fn try_move_in(&self, slot: Slot, me: &Identity) -> Result<Option<Membership>> {
+        let Some(record) = self.record(slot) else { return Ok(None) };
+        let failed = |e| Error::system("join", &self.path, e);
+        let file = self.reopen()?;
+        if !byte_lock::try_lock(&file, slot.index().into()).map_err(failed)? {
+            return Ok(None);
+        }
+        let state = record.state.load(Acquire);
+        if state as u32 != 0 {
+            return Ok(None);
+        }
+        let presence = Presence::keep(file).map_err(failed)?;
+        let incarnation = ((state >> 32) as u32).wrapping_add(1);
+        // Release: whoever sees a field of ours sees that the one before is gone. Pairs with the fence in `participant`.
+        fence(Release);
+        record.pid_inode.store(me.pid_inode, Relaxed);
+        record.start_time.store(me.start_time, Relaxed);
+        record.pid_namespace.store(me.pid_namespace, Relaxed);
+        record.time_namespace.store(me.time_namespace, Relaxed);
+        record.boot.store(me.boot, Relaxed);
+        record.joined.store(wall_clock_nanos(), Relaxed);
+        record.flags.store(0, Relaxed);
+        store_text(&record.command, &identity::command());
+        // Release: the fields above. Pairs with the Acquire in `participant`.
+        record.state.store(state_of(incarnation, me.pid), Release);
+        Ok(Some(Membership { slot, incarnation, identity: *me, presence }))
+    }
+
+    /// Gives up this process's slot, and before that whatever it still holds: then somebody leaked a guard.
+    pub(crate) fn leave(&self, membership: Membership) {
+        self.give_back_all(membership.slot, membership.incarnation, membership.identity.pid);
+        self.give_up_slot(membership.slot, membership.incarnation, membership.identity.pid);
+    }
+
+    /// Cleans up after everybody who is dead, or after `only`; how many they were. Leaves alone whom somebody else is cleaning up.
+    pub(crate) fn recover_dead(&self, me: &Identity, only: Option<Slot>) -> Result<usize> {
+        let mut recovered = 0;
+        for slot in self.slots().filter(|slot| only.is_none_or(|only| only == *slot)) {
+            let is_dead = || match self.participant(slot) {
+                Some(them) if matches!(self.judge(slot, &them, me), Life::Dead(_)) => Some(them),
+                _ => None,
+            };
+            if is_dead().is_none() {
+                continue;
+            }
+            let file = self.reopen()?;
+            let byte = RECOVERY_BYTES + u64::from(slot.index());
+            if !byte_lock::try_lock(&file, byte).map_err(|e| Error::system("clean up in", &self.path, e))? {
+                continue;
+            }
+            // Again, now that nobody else can: it may have been cleaned up, and somebody may have moved in.
+            let Some(them) = is_dead() else { continue };
+            self.give_back_all(slot, them.incarnation, them.identity.pid);
+            self.give_up_slot(slot, them.incarnation, them.identity.pid);
+            recovered += 1;
+        }
+        Ok(recovered)
+    }
+
+    fn give_up_slot(&self, slot: Slot, incarnation: u32, pid: u32) {
+        if let Some(record) = self.record(slot) {
+            // Release: all that was given back. Pairs with the Acquire load in `try_move_in`. It fails only if a peer scribbles.
+            let _ =
+                record.state.compare_exchange(state_of(incarnation, pid), state_of(incarnation, 0), AcqRel, Relaxed);
+        }
+    }
+
+    /// Frees every lock that `dead` stands in, marked as abandoned, and takes its sleepers off their counts.
+    fn give_back_all(&self, dead: Slot, incarnation: u32, pid: u32) {
+        let wake = |word: &_| {
+            futex::wake(word, 1);
+        };
+        recovery::give_back(&self.globals().names, dead, |_| (), wake);
+        let command = self.record(dead).map(|record| record.command.each_ref());
+        for entry in self.entries.iter() {
+            let note = |word: crate::protocol::word::OwnerWord| {
+                // First nothing, then the name, then whose it is: a reader that finds an epoch that fits finds its name.
+                entry.dead.store(0, Relaxed);
+                fence(Release);
+                for (to, from) in entry.dead_command.iter().zip(command.iter().flatten()) {
+                    to.store(from.load(Relaxed), Relaxed);
+                }
+                entry.dead.store(state_of(pid, word.epoch() as u32), Release);
+            };
+            if recovery::give_back(&entry.lock, dead, note, wake).is_some() {
+                entry.recovered.fetch_add(1, Relaxed);
+            }
+        }
+        self.clear_waiters_of(dead, incarnation);
+    }
+}

@@ -1,0 +1,106 @@
+//! Who sleeps on what: for people who ask, and for whoever has to take a dead sleeper off the count.
+//!
+//! The order is: count yourself, take a record, sleep, clear the record by compare-and-swap, and only if that succeeded take
+//! yourself off the count. So a record that can be cleared stands for exactly one on the count. A sleeper killed
+//! between counting and the record leaves a stray one, which costs wake calls and loses nobody.
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use super::Segment;
+use super::format::{Place, Waiter};
+use crate::os::clock::Monotonic;
+use crate::protocol::word::Slot;
+
+/// Taken, but not filled in: whoever died here is on some count, but which is not known.
+const CLAIMED: u64 = 1 << 15;
+
+fn who(slot: Slot, incarnation: u32) -> u64 {
+    (incarnation as u64) << 32 | (slot.index() as u64 + 1) << 16
+}
+
+/// What a sleeper waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Names,
+    Lock(Place),
+}
+
+impl Target {
+    fn pack(self) -> u64 {
+        match self {
+            Self::Names => 0,
+            Self::Lock(place) => (place.entry as u64 + 1) << 32 | place.generation as u64,
+        }
+    }
+}
+
+/// A record taken by [`Segment::enlist`].
+#[derive(Debug)]
+pub(crate) struct Enlisted {
+    index: usize,
+    who: u64,
+}
+
+impl Segment {
+    /// Notes that a thread of `slot` sleeps. `None` when all records are taken: then nobody sees it, and nothing else is lost.
+    pub(crate) fn enlist(&self, slot: Slot, incarnation: u32, thread: u32, target: Target) -> Option<Enlisted> {
+        let count = self.waiters.len();
+        let who = who(slot, incarnation);
+        // Threads start at different places, so that they seldom meet.
+        let start = (slot.index() as usize * 4 + thread as usize) % count;
+        for index in (start..count).chain(0..start) {
+            let record = &self.waiters[index];
+            if record.who.load(Relaxed) != 0
+                // Acquire: pairs with the Release in `clear`: what the one before stored is done.
+                || record.who.compare_exchange(0, who | CLAIMED, Acquire, Relaxed).is_err()
+            {
+                continue;
+            }
+            record.what.store(target.pack(), Relaxed);
+            record.thread.store(thread.into(), Relaxed);
+            record.since.store(Monotonic::now().0, Relaxed);
+            // Release: the fields above, for whoever reads or clears the record.
+            record.who.store(who, Release);
+            return Some(Enlisted { index, who });
+        }
+        None
+    }
+
+    /// Takes that back. `false`: somebody did it for us, and took us off the count.
+    pub(crate) fn delist(&self, enlisted: &Enlisted) -> bool {
+        clear(&self.waiters[enlisted.index], enlisted.who)
+    }
+
+    /// Clears the records of a dead participant and takes its sleepers off their counts.
+    pub(super) fn clear_waiters_of(&self, dead: Slot, incarnation: u32) {
+        let who = who(dead, incarnation);
+        for record in self.waiters.iter() {
+            match record.who.load(Acquire) {
+                seen if seen == who => {
+                    let entry = record.what.load(Relaxed) >> 32;
+                    if !clear(record, who) {
+                        continue;
+                    }
+                    if entry == 0 {
+                        self.globals().names.uncount();
+                    } else if let Some(entry) = self.entries.get(entry as usize - 1) {
+                        entry.lock.uncount();
+                    }
+                }
+                seen if seen == who | CLAIMED => {
+                    clear(record, seen);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// How many sleepers are noted.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiters.iter().filter(|record| record.who.load(Relaxed) != 0).count()
+    }
+}
+
+fn clear(record: &Waiter, who: u64) -> bool {
+    record.who.compare_exchange(who, 0, AcqRel, Relaxed).is_ok()
+}
