@@ -77,6 +77,11 @@ mod imp {
                 }
 
                 #[allow(dead_code)]
+                pub(crate) fn fetch_and(&self, value: $int, order: Ordering) -> $int {
+                    self.0.fetch_and(value, order)
+                }
+
+                #[allow(dead_code)]
                 pub(crate) fn fetch_add(&self, value: $int, order: Ordering) -> $int {
                     self.0.fetch_add(value, order)
                 }

@@ -64,7 +64,7 @@ impl Mutex {
     ///
     /// # If the owner died
     /// Waiting ends and the guard says so: see [`MutexGuard::abandoned`].
-    #[inline]
+    #[inline(always)]
     pub fn lock(&self) -> Result<MutexGuard<'_>> {
         self.acquire(|| Deadline::Never)
     }
@@ -83,7 +83,7 @@ impl Mutex {
     /// assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_lock(&self) -> Result<MutexGuard<'_>> {
         self.acquire(now).map_err(|error| self.would_block(error))
     }
@@ -92,7 +92,7 @@ impl Mutex {
     ///
     /// # Errors
     /// [`Error::TimedOut`], naming the holder; otherwise as [`lock`](Self::lock).
-    #[inline]
+    #[inline(always)]
     pub fn try_lock_for(&self, timeout: Duration) -> Result<MutexGuard<'_>> {
         self.acquire(|| Deadline::after(timeout))
     }
@@ -101,7 +101,7 @@ impl Mutex {
     ///
     /// # Errors
     /// As [`try_lock_for`](Self::try_lock_for).
-    #[inline]
+    #[inline(always)]
     pub fn try_lock_until(&self, deadline: Instant) -> Result<MutexGuard<'_>> {
         self.acquire(|| Deadline::at(deadline))
     }
@@ -147,7 +147,9 @@ impl Mutex {
         self.0.holder()
     }
 
-    #[inline]
+    // Always: returned through memory, the guard would be read back in larger pieces than it was written in, which costs the
+    // processor more than the whole lock.
+    #[inline(always)]
     fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
         let thread = fork::thread();
         let hold = match self.0.acquire_fast(thread) {
@@ -244,7 +246,7 @@ impl<L: Borrow<SharedLock>> Hold<L> {
 }
 
 impl<L: Borrow<SharedLock>> Drop for Hold<L> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.release();
     }

@@ -13,6 +13,7 @@ use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::futex::{self, Woken};
 use crate::os::identity::Identity;
 use crate::os::liveness::Life;
+use crate::os::map::Table;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::word::{Owner, OwnerWord, Slot};
 use crate::protocol::{Host, Verdict};
@@ -34,7 +35,7 @@ const BELIEVED: Duration = Duration::from_millis(5);
 const NAMES_PATIENCE: Duration = Duration::from_secs(10);
 /// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
 const SPINS: u32 = 40;
-const LONGEST_PAUSE: u32 = 6;
+const LONGEST_PAUSE: u32 = 8;
 
 /// The spaces this process is in. Everything that changes membership happens under this lock, which a fork waits for.
 static SPACES: Guarded<Vec<Weak<SharedSpace>>> = Guarded::new(Vec::new());
@@ -136,7 +137,6 @@ impl SharedSpace {
         Ok((Slot::own(me as u16), (me >> 32) as u32))
     }
 
-    #[inline(always)]
     fn slot_code(&self) -> u16 {
         self.me.get() as u16
     }
@@ -173,7 +173,7 @@ impl SharedSpace {
         let holder = Holder {
             pid: them.identity.pid,
             thread: words.thread_of(seen).map(fork::kernel_thread),
-            command: them.command,
+            command: self.segment.command(slot),
             token: self.token_of(seen),
             held: since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen)),
             elsewhere: them.identity.pid_namespace != me.pid_namespace,
@@ -347,16 +347,19 @@ impl Host for Wait<'_> {
 
     fn judge(&self, slot: Slot) -> Verdict<Obituary> {
         let space = self.space;
-        let Some(them) = space.segment.participant(slot) else { return Verdict::Unregistered };
+        let segment = &space.segment;
+        let Some(incarnation) = segment.incarnation(slot) else { return Verdict::Unregistered };
         let now = Monotonic::now().0 / 1_000_000;
-        let judged = &space.judged[slot.index() as usize];
+        let Some(judged) = space.judged.get(slot.index() as usize) else { return Verdict::Unregistered };
         let last = judged.load(Relaxed);
-        let same = (last >> 32) as u32 == them.incarnation;
-        if same && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32 {
+        if (last >> 32) as u32 == incarnation && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32 {
             return Verdict::Alive;
         }
-        match space.segment.judge(slot, &them, &space.me_as_judge()) {
-            Life::Dead(_) => Verdict::Dead(Obituary { pid: them.identity.pid, command: them.command, slot }),
+        let Some(them) = segment.participant(slot) else { return Verdict::Unregistered };
+        // Before the verdict: afterwards somebody else may have moved in. If somebody did before, the word has changed.
+        let command = segment.command(slot);
+        match segment.judge(slot, &them, &space.me_as_judge()) {
+            Life::Dead(_) => Verdict::Dead(Obituary { pid: them.identity.pid, command, slot }),
             Life::Alive | Life::Unknown(_) => {
                 judged.store((them.incarnation as u64) << 32 | now & 0xFFFF_FFFF, Relaxed);
                 Verdict::Alive
@@ -424,6 +427,10 @@ impl Host for Wait<'_> {
             Woken::Called | Woken::Changed | Woken::Signal => {}
         }
     }
+
+    fn wake(&self, owner: &AtomicU64) {
+        wake_one(owner);
+    }
 }
 
 /// One acquisition of a lock: which one, and in which entry.
@@ -451,18 +458,23 @@ pub(crate) struct Abandonment {
 /// A named lock, as a handle keeps it.
 #[derive(Debug)]
 pub(crate) struct SharedLock {
-    space: Arc<SharedSpace>,
-    name: Arc<str>,
-    kind: Kind,
+    // What the fast path touches, without going through `space`.
+    me: ForkWord,
+    entries: Table<Entry>,
     /// A packed [`Place`]: where the name was the last time.
     place: AtomicU64,
     /// The free word that this handle left behind, with which the next acquisition starts.
     guess: AtomicU64,
+    space: Arc<SharedSpace>,
+    name: Arc<str>,
+    kind: Kind,
 }
 
 impl Clone for SharedLock {
     fn clone(&self) -> Self {
         Self {
+            me: self.me.clone(),
+            entries: self.entries.clone(),
             space: self.space.clone(),
             name: self.name.clone(),
             kind: self.kind,
@@ -477,17 +489,31 @@ impl SharedLock {
         names::check(name)?;
         let name: Arc<str> = name.into();
         let place = space.look_up(&name, kind)?;
-        Ok(Self { space: space.clone(), name, kind, place: AtomicU64::new(place.pack()), guess: AtomicU64::new(0) })
+        Ok(Self {
+            me: space.me.clone(),
+            entries: space.segment.entries.clone(),
+            place: AtomicU64::new(place.pack()),
+            guess: AtomicU64::new(0),
+            space: space.clone(),
+            name,
+            kind,
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
+    /// The code of this process's slot; 0 in a forked child that did not join yet.
+    #[inline(always)]
+    fn slot_code(&self) -> u16 {
+        self.me.get() as u16
+    }
+
     #[inline(always)]
     fn entry(&self, index: u32) -> &Entry {
         // A place comes from the table itself, so it is inside.
-        &self.space.segment.entries[index as usize]
+        &self.entries[index as usize]
     }
 
     /// Whether the entry still belongs to this name. To be asked while holding the entry's lock.
@@ -501,7 +527,7 @@ impl SharedLock {
     /// [`acquire`](Self::acquire) does; `Err(None)`: not acquired.
     #[inline(always)]
     pub(crate) fn acquire_fast(&self, thread: u32) -> std::result::Result<Acquisition, Option<Acquisition>> {
-        let code = self.space.slot_code();
+        let code = self.slot_code();
         if code == 0 {
             return Err(None);
         }
@@ -616,14 +642,14 @@ impl SharedLock {
 
     /// Whether this process still holds that acquisition.
     pub(crate) fn is_held(&self, acquisition: Acquisition) -> bool {
-        self.space.slot_code() == acquisition.word.slot_code()
+        self.slot_code() == acquisition.word.slot_code()
             && self.entry(acquisition.entry).lock.look() == acquisition.word
     }
 
     /// Ends an acquisition; `false` if it had ended before, or is another process's.
     #[inline(always)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
-        if self.space.slot_code() != acquisition.word.slot_code() {
+        if self.slot_code() != acquisition.word.slot_code() {
             return false;
         }
         match self.entry(acquisition.entry).lock.release(acquisition.word, wake_one) {

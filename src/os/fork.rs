@@ -5,56 +5,79 @@
 //! `clone`, and costs one load to read. [`guarded`] is the other half: what the process as a whole keeps behind one
 //! lock is never forked in the middle of a change.
 
+use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// A word that is zero in a forked child until the child sets it.
-#[derive(Debug)]
-pub(crate) struct ForkWord(NonNull<AtomicU64>);
+/// A word that is zero in a forked child until the child sets it. Clones are the same word.
+#[derive(Clone, Debug)]
+pub(crate) struct ForkWord {
+    word: NonNull<AtomicU64>,
+    _page: Arc<Page>,
+}
 
-// SAFETY: it is a pointer to an atomic in a page that lives as long as the value.
+// SAFETY: it is a pointer to an atomic in a page that lives as long as the value; all access is atomic.
 unsafe impl Send for ForkWord {}
-// SAFETY: as above; all access is atomic.
+// SAFETY: as above.
 unsafe impl Sync for ForkWord {}
+
+/// A page that is wiped in forked children.
+#[derive(Debug)]
+struct Page(NonNull<c_void>);
+
+// SAFETY: an address, which means the same in every thread; the page is unmapped once, by the last owner.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
+/// Where in its page the word lies: apart, modulo 4 KiB, from what is written next to reading it. Processors take a load for
+/// dependent on an earlier store when these low bits of their addresses agree, and wait.
+const WORD_AT: usize = 4096 - 64;
+
 impl ForkWord {
     pub(crate) fn new() -> io::Result<Self> {
+        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let page =
-            unsafe { mmap_anonymous(None, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)? };
-        let word = Self(page.cast());
+        let address = unsafe { mmap_anonymous(None, PAGE, rights, MapFlags::MAP_PRIVATE)? };
+        let page = Arc::new(Page(address));
         // SAFETY: the page was mapped above with this length; wiping it in children is what it is for.
-        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK)? };
-        Ok(word)
+        unsafe { madvise(address, PAGE.get(), MmapAdvise::MADV_WIPEONFORK)? };
+        // SAFETY: inside the page, and aligned.
+        let word = unsafe { address.byte_add(WORD_AT) }.cast();
+        Ok(Self { word, _page: page })
     }
 
     #[inline(always)]
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the page is mapped and writable as long as `_page` is there, page-aligned, and zero or what `set` stored.
+        unsafe { self.word.as_ref() }
+    }
+
+    // Relaxed in both: threads of one process learn of each other's `set` by the lock it is called under, and a zero that is
+    // late in going away only leads there.
+    #[inline(always)]
     pub(crate) fn get(&self) -> u64 {
-        // SAFETY: the page is mapped and writable until `drop`, and page-aligned.
-        // Relaxed: threads of one process learn of each other's `set` by the lock it is called under; a zero that is
-        // late in going away only leads there.
-        unsafe { self.0.as_ref() }.load(Relaxed)
+        self.word().load(Relaxed)
     }
 
     pub(crate) fn set(&self, value: u64) {
-        // SAFETY: as in `get`.
-        unsafe { self.0.as_ref() }.store(value, Relaxed);
+        self.word().store(value, Relaxed);
     }
 }
 
-impl Drop for ForkWord {
+impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length; no reference to it is left, as `get` and `set` hand out none.
+        // SAFETY: mapped in `ForkWord::new` with this length; nobody refers to it any more, as each `ForkWord` keeps this value.
         // It cannot fail for such a range, and there would be nothing to do.
-        let _ = unsafe { munmap(self.0.cast(), PAGE.get()) };
+        let _ = unsafe { munmap(self.0, PAGE.get()) };
     }
 }
 

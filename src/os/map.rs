@@ -48,12 +48,18 @@ impl Mapping {
     }
 }
 
-/// Values in shared memory. Keeps the mapping alive.
+/// Values in shared memory. Keeps the mapping alive; clones are the same values.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
     first: NonNull<T>,
     count: usize,
     _map: Arc<Mapping>,
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self { first: self.first, count: self.count, _map: Arc::clone(&self._map) }
+    }
 }
 
 // SAFETY: a table hands out shared references to atomics only.

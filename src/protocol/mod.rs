@@ -58,4 +58,7 @@ pub(crate) trait Host {
     /// Sleeps until woken, for a bounded time, and not at all if the low half of `owner` is not `seen`'s any
     /// more. May return early for no reason.
     fn sleep(&self, owner: &AtomicU64, seen: OwnerWord);
+
+    /// Wakes one sleeper on `owner`.
+    fn wake(&self, owner: &AtomicU64);
 }

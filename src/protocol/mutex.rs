@@ -21,6 +21,11 @@
 //!   4. A lock is taken over in this order: word, record, oracle, compare-and-swap from that first
 //!      word. If the slot was reborn in between, its locks were given back before, so the word has changed.
 //!   5. Nobody gives up after a wake without having tried once more: no wake is swallowed.
+//!   6. Beside the count stands a mark that a sleeper was woken and has not looked yet; releases in between need not wake another
+//!      (without it every release of a busy lock is a system call). Every sleeper takes it away *before* it looks at the word and
+//!      sleeps, and when it leaves; whoever leaves looks at the word *then*, and wakes the next if it is free. So a releaser that
+//!      finds the mark freed the word before a look that is still to come. If the woken one, or a releaser between mark and
+//!      wake, is killed, the mark stays until the next sleeper's sleep ends, and every sleep is bounded.
 //! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
 //!   `Release`): what was written under the lock is seen. The rest is invariant 2.
 //! * If we die: before the compare-and-swap nothing happened; after it we are a dead owner like any other. Between
@@ -36,6 +41,10 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use super::word::{Owner, OwnerWord, Slot, Step};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, total_order};
+
+/// In the count of sleepers: one of them was woken and has not looked yet. Harmless if stray: the next one to go to sleep
+/// takes it away. (Missing, it costs a wake call.)
+const WOKEN: u32 = 1 << 31;
 
 /// The words of one lock, as they lie in the segment.
 #[repr(C)]
@@ -127,8 +136,7 @@ impl LockWords {
     ) -> Result<Acquired<H::Obituary>, Failure<H::Refusal>> {
         let mut seen = seen;
         let mut step = 0;
-        // Not when someone sleeps already: a spinner would only take the lock past it.
-        while self.sleepers.load(Relaxed) == 0 && host.spin(step) {
+        while host.spin(step) {
             step += 1;
             seen = OwnerWord(self.owner.load(Relaxed));
             if seen.is_free() {
@@ -190,36 +198,44 @@ impl LockWords {
             }
             if !counted {
                 self.contended.fetch_add(1, Relaxed);
-                // SeqCst, as is the load below: invariant 2, the sleeper's half.
                 self.sleepers.fetch_add(1, SeqCst);
-                total_order();
                 counted = true;
                 host.enlist();
-                let now = OwnerWord(self.owner.load(SeqCst));
-                if now != seen {
-                    seen = now;
-                    continue;
-                }
             }
-            host.sleep(&self.owner, seen);
-            // Invariant 5: after every sleep the word is looked at before anything can end the wait.
-            seen = OwnerWord(self.owner.load(SeqCst));
+            // SeqCst, as is the load below: invariant 2, the sleeper's half, and invariant 6.
+            self.sleepers.fetch_and(!WOKEN, SeqCst);
+            total_order();
+            let now = OwnerWord(self.owner.load(SeqCst));
+            if now == seen {
+                host.sleep(&self.owner, seen);
+                // Invariant 5: after every sleep the word is looked at before anything can end the wait.
+                seen = OwnerWord(self.owner.load(Acquire));
+            } else {
+                seen = now;
+            }
         };
         if counted && host.delist() {
-            self.uncount();
+            self.uncount(|owner| host.wake(owner));
         }
         outcome
     }
 
     /// Takes one sleeper off the count: the caller itself, or a dead one whose record the caller cleared.
-    pub(crate) fn uncount(&self) {
-        let mut count = self.sleepers.load(Relaxed);
-        // Not below zero: the count is a peer's to damage, and a wrapped one would never be zero again.
-        while count > 0 {
-            match self.sleepers.compare_exchange(count, count - 1, Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(now) => count = now,
+    pub(crate) fn uncount(&self, wake: impl FnOnce(&AtomicU64)) {
+        let mut sleepers = self.sleepers.load(Relaxed);
+        loop {
+            // Not below zero: the count is a peer's to damage, and a wrapped one would never be zero again.
+            let fewer = (sleepers & !WOKEN).saturating_sub(1);
+            // SeqCst, as is the load below: invariant 6.
+            match self.sleepers.compare_exchange(sleepers, fewer, SeqCst, Relaxed) {
+                Ok(_) => break,
+                Err(now) => sleepers = now,
             }
+        }
+        total_order();
+        // Whoever leaves without the lock may have been the one that was woken for it.
+        if OwnerWord(self.owner.load(SeqCst)).is_free() {
+            self.wake_sleepers(wake);
         }
     }
 
@@ -238,12 +254,24 @@ impl LockWords {
         }
     }
 
-    /// The second half of every release: wakes one sleeper if any is counted.
+    /// The second half of every release: wakes one sleeper if any is counted and none is on its way.
     #[inline(always)]
     pub(crate) fn wake_sleepers(&self, wake: impl FnOnce(&AtomicU64)) {
         total_order();
-        if self.sleepers.load(SeqCst) != 0 {
-            wake(&self.owner);
+        let sleepers = self.sleepers.load(SeqCst);
+        if sleepers != 0 {
+            self.wake_contended(sleepers, wake);
+        }
+    }
+
+    #[cold]
+    fn wake_contended(&self, mut sleepers: u32, wake: impl FnOnce(&AtomicU64)) {
+        while sleepers & WOKEN == 0 && sleepers != 0 {
+            // SeqCst: invariant 6.
+            match self.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, Relaxed) {
+                Ok(_) => return wake(&self.owner),
+                Err(now) => sleepers = now,
+            }
         }
     }
 }

@@ -35,7 +35,6 @@ const RECOVERY_BYTES: u64 = 1 << 20;
 pub(crate) struct Participant {
     pub(crate) incarnation: u32,
     pub(crate) identity: Identity,
-    pub(crate) command: String,
 }
 
 /// This process, registered.
@@ -87,7 +86,6 @@ impl Segment {
                     time_namespace: record.time_namespace.load(Relaxed),
                     boot: record.boot.load(Relaxed),
                 },
-                command: load_printable(&record.command),
             };
             // Acquire: if a field above is a newcomer's, the state below is no longer the one above. Pairs with the Release
             // fence in `try_move_in`.
@@ -96,6 +94,17 @@ impl Segment {
                 return Some(participant);
             }
         }
+    }
+
+    /// The incarnation registered in `slot` now, without anything about it.
+    pub(crate) fn incarnation(&self, slot: Slot) -> Option<u32> {
+        let state = self.record(slot)?.state.load(Acquire);
+        (state as u32 != 0).then_some((state >> 32) as u32)
+    }
+
+    /// The name of the program that runs, or ran, as the participant last registered in `slot`.
+    pub(crate) fn command(&self, slot: Slot) -> String {
+        self.record(slot).map(|record| load_printable(&record.command)).unwrap_or_default()
     }
 
     /// Whether the participant that was read from `slot` lives. Dead is proven by either witness: its process, or the byte it

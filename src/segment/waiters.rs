@@ -9,6 +9,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::Segment;
 use super::format::{Place, Waiter};
 use crate::os::clock::Monotonic;
+use crate::os::futex;
 use crate::protocol::word::Slot;
 
 /// Taken, but not filled in: whoever died here is on some count, but which is not known.
@@ -74,6 +75,9 @@ impl Segment {
     /// Clears the records of a dead participant and takes its sleepers off their counts.
     pub(super) fn clear_waiters_of(&self, dead: Slot, incarnation: u32) {
         let who = who(dead, incarnation);
+        let wake = |word: &_| {
+            futex::wake(word, 1);
+        };
         for record in self.waiters.iter() {
             match record.who.load(Acquire) {
                 seen if seen == who => {
@@ -82,9 +86,9 @@ impl Segment {
                         continue;
                     }
                     if entry == 0 {
-                        self.globals().names.uncount();
+                        self.globals().names.uncount(wake);
                     } else if let Some(entry) = self.entries.get(entry as usize - 1) {
-                        entry.lock.uncount();
+                        entry.lock.uncount(wake);
                     }
                 }
                 seen if seen == who | CLAIMED => {
