@@ -1,4 +1,51 @@
-//! Locks for the processes of one machine.
+//! Locks for the processes of one machine: as fast as a lock inside one process, back when their owner dies, and with a token
+//! for every holder that grows.
+//!
+//! Workers that share nothing but a name share a lock:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hostlock::{Error, Space};
+//!
+//! let space = Space::open("myapp")?; // every process that opens "myapp" sees the same locks
+//! let migrate = space.mutex("db-migrate")?; // a handle: Clone, Send, Sync
+//!
+//! match migrate.try_lock_for(Duration::from_secs(5)) {
+//!     Ok(guard) => {
+//!         if let Some(dead) = guard.abandoned() {
+//!             println!("{dead}: checking what it left behind");
+//!         }
+//!         println!("migrating, with fencing token {}", guard.token());
+//!     } // released here
+//!     Err(Error::TimedOut { holder: Some(holder), .. }) => println!("{holder} is at it"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok::<_, Error>(())
+//! ```
+//!
+//! # What it promises
+//!
+//! * **Exclusion**: at no instant do two live owners hold the same lock, whatever dies, forks, stops or is reused around them.
+//! * **A dead owner blocks nobody for ever**, and whoever cannot be told to be dead counts as alive.
+//! * **The survivor is told** that its predecessor died holding the lock: [`MutexGuard::abandoned`].
+//! * **Tokens grow**: every acquisition of a name has a larger `u64` than every earlier one, also across crashes and reboots.
+//! * **Deadlines** are exact to the monotonic clock, and a wait that gave up leaves no trace.
+//! * **A fork** never lets the child release, or believe it holds, what the parent holds.
+//! * **One mechanism**: all processes that name a lock use the same one, or get an error.
+//! * **Bad segments** are clear errors: corrupt, truncated, foreign, older or newer ones.
+//! * **It says who**: holder, since when, who died, in the API and in the text of a time-out.
+//! * **Nothing grows**: slots, names and records of the dead are reclaimed.
+//!
+//! How it keeps them stands in [`docs::design`], the segment byte by byte in [`docs::format`].
+//!
+//! # When not to use this
+//!
+//! * Between machines. A lock here is worth something on one kernel only; network file systems are refused.
+//! * Between threads of one process: std's and parking_lot's mutexes cost the same and need no name.
+//! * Against an enemy. Whoever may write to a space (its user, or its group) can break every lock in it.
+//! * Instead of a transaction. A lock orders those who ask for it; it does not undo what a dead owner left half done. It
+//!   tells you that there may be something.
+//! * In a signal handler: nothing here is async-signal-safe.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -7,6 +54,7 @@ compile_error!("hostlock needs Linux so far: its locks stand on futexes and open
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("hostlock needs 64-bit atomics, which this target does not have.");
 
+// Under the private cfg only the protocol and what it needs compiles, so that a `use` of a layer above fails.
 mod protocol;
 mod sync;
 
@@ -21,10 +69,8 @@ mod error;
 #[cfg(not(all(test, hostlock_loom)))]
 mod holder;
 #[cfg(not(all(test, hostlock_loom)))]
-#[allow(unsafe_code)]
 mod os;
 #[cfg(not(all(test, hostlock_loom)))]
-#[allow(unsafe_code)]
 mod segment;
 
 #[cfg(not(all(test, hostlock_loom)))]
@@ -33,3 +79,22 @@ pub use {
     error::{Error, Result},
     holder::{Abandoned, Held, Holder},
 };
+
+/// How it works and why, for those who want to know. No code in here.
+#[cfg(doc)]
+pub mod docs {
+    #[doc = include_str!("docs/design.md")]
+    pub mod design {}
+    #[doc = include_str!("docs/format.md")]
+    pub mod format {}
+    #[doc = include_str!("docs/protocol.md")]
+    pub mod protocol {}
+    #[doc = include_str!("docs/verification.md")]
+    pub mod verification {}
+    #[doc = include_str!("docs/performance.md")]
+    pub mod performance {}
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

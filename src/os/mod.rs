@@ -6,11 +6,17 @@
 //! * [`byte_lock`]: open-file-description locks.
 //! * [`file`]: files and directories opened without being fooled. [`map`]: the sole door into shared memory.
 
+#[allow(unsafe_code)]
 pub(crate) mod byte_lock;
 pub(crate) mod clock;
+#[allow(unsafe_code)]
 pub(crate) mod file;
+#[allow(unsafe_code)]
 pub(crate) mod fork;
+#[allow(unsafe_code)]
 pub(crate) mod futex;
+#[allow(unsafe_code)]
 pub(crate) mod identity;
 pub(crate) mod liveness;
+#[allow(unsafe_code)]
 pub(crate) mod map;

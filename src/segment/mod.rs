@@ -6,6 +6,7 @@
 //! * [`names`]: from a name to its lock, and back to an unused place.
 //! * [`waiters`]: who sleeps on what.
 
+#[allow(unsafe_code)] // It says which types may lie in shared memory.
 pub(crate) mod format;
 pub(crate) mod names;
 pub(crate) mod open;
