@@ -9,7 +9,13 @@ use support::{act, hear, root, say, space, start};
 
 #[test]
 fn role() {
-    act(&[("holder", holder), ("acquirer", acquirer)]);
+    act(&[
+        ("holder", holder),
+        ("acquirer", acquirer),
+        ("hoarder", hoarder),
+        ("passer", passer),
+        ("recoverer", recoverer),
+    ]);
 }
 
 /// Acquires, says its token, and lets go when it is told to.
@@ -32,6 +38,34 @@ fn acquirer(arguments: &[String]) {
     let guard = mutex.lock().unwrap();
     say(format!("{} {:?}", guard.token(), guard.abandoned().map(|dead| dead.pid)));
     hear();
+}
+
+/// Acquires, releases, and says so.
+fn passer(arguments: &[String]) {
+    let space = space(&arguments[0]);
+    let mutex = space.mutex(&arguments[1]).unwrap();
+    say("trying");
+    mutex.lock().unwrap().unlock().unwrap();
+    say("passed");
+    hear();
+}
+
+/// Acquires so many locks, says so, and keeps them.
+fn hoarder(arguments: &[String]) {
+    let space = space(&arguments[0]);
+    for index in 0..arguments[1].parse().unwrap() {
+        std::mem::forget(space.mutex(&format!("hoard-{index}")).unwrap().lock_owned().unwrap());
+    }
+    say("full");
+    hear();
+}
+
+/// Cleans up after the dead when it is told to.
+fn recoverer(arguments: &[String]) {
+    let space = space(&arguments[0]);
+    say("ready");
+    hear();
+    say(space.recover_dead().unwrap());
 }
 
 #[test]
@@ -137,4 +171,74 @@ fn odd_timeouts() {
     }
     let past = Instant::now() - Duration::from_millis(1);
     assert!(matches!(mutex.try_lock_until(past).unwrap_err(), Error::TimedOut { .. }));
+}
+
+#[test]
+fn a_killed_sleeper_costs_the_others_nothing() {
+    let root = root();
+    let path = root.path().to_str().unwrap();
+    let space = space(&root);
+    for round in 0..20 {
+        let mut first = start("holder", &[path, "a"]);
+        first.hear();
+        let mut sleepers: Vec<_> = (0..3).map(|_| start("passer", &[path, "a"])).collect();
+        sleepers.iter().for_each(|sleeper| sleeper.expect("trying"));
+        support::wait_until("all three sleep", || space.usage().waiting == 3);
+        // Before the release, and (every second time) right after it, when it may be the one that was woken.
+        let mut victim = sleepers.remove(round % 3);
+        if round % 2 == 0 {
+            victim.kill();
+            first.tell("release");
+        } else {
+            first.tell("release");
+            victim.kill();
+        }
+        for sleeper in &mut sleepers {
+            sleeper.expect("passed");
+        }
+        drop(sleepers);
+        drop(first);
+        space.recover_dead().unwrap();
+        drop(space.mutex("a").unwrap().try_lock().unwrap());
+        let usage = space.usage();
+        assert_eq!((usage.waiting, usage.participants), (0, 1), "round {round}");
+    }
+}
+
+#[test]
+fn a_recoverer_killed_half_way_is_followed_by_another() {
+    const LOCKS: usize = 300;
+    let root = root();
+    let path = root.path().to_str().unwrap();
+    let space = space(&root);
+    let (mut half_way, mut pause) = (0, 7u64);
+    for _ in 0..40 {
+        let mut victim = start("hoarder", &[path, &LOCKS.to_string()]);
+        victim.expect("full");
+        let pid = victim.process.id();
+        let mut recoverer = start("recoverer", &[path]);
+        recoverer.expect("ready");
+        victim.kill();
+        recoverer.tell("go");
+        // Somewhere in the 100 microseconds that it takes, or before, or after.
+        pause = pause.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let end = Instant::now() + Duration::from_nanos(pause >> 45);
+        while Instant::now() < end {}
+        recoverer.kill();
+        let participants = space.usage().participants;
+        // Only then: a lock that nobody gave back is taken over, and that tells of the death as well.
+        let recovered = space.recover_dead().unwrap();
+        assert_eq!(participants, recovered + 1, "who is registered and dead is recovered");
+        // The recoverer and, unless it got that far, the one it was to clean up after.
+        half_way += usize::from(recovered == 2);
+        for index in 0..LOCKS {
+            let mutex = space.mutex(&format!("hoard-{index}")).unwrap();
+            let guard = mutex.try_lock().unwrap();
+            let dead = guard.abandoned().unwrap_or_else(|| panic!("nobody was told of lock {index}"));
+            assert_eq!((dead.pid, dead.token + 1), (Some(pid), guard.token()));
+            drop(guard);
+            assert!(mutex.try_lock().unwrap().abandoned().is_none(), "told twice");
+        }
+    }
+    println!("{half_way} of 40 were killed before they were done");
 }
