@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use crate::backend::shared::{Abandonment, Acquisition, SharedLock, Waited};
@@ -153,7 +154,7 @@ impl Mutex {
     fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
         let thread = fork::thread();
         let hold = match self.0.acquire_fast(thread) {
-            Ok(acquisition) => Hold { lock: &self.0, acquisition, abandoned: None },
+            Ok(acquisition) => Hold { lock: &self.0, acquisition, abandoned: ManuallyDrop::new(None) },
             Err(begun) => Hold::waited(&self.0, self.0.acquire(thread, deadline(), begun)?),
         };
         Ok(MutexGuard { hold, _stays_in_its_thread: PhantomData })
@@ -162,7 +163,7 @@ impl Mutex {
     fn acquire_owned(&self, deadline: Deadline) -> Result<OwnedMutexGuard> {
         let lock = self.0.clone();
         let hold = match lock.acquire_fast(0) {
-            Ok(acquisition) => Hold { lock, acquisition, abandoned: None },
+            Ok(acquisition) => Hold { lock, acquisition, abandoned: ManuallyDrop::new(None) },
             Err(begun) => {
                 let waited = lock.acquire(0, deadline, begun)?;
                 Hold::waited(lock, waited)
@@ -199,12 +200,13 @@ impl fmt::Debug for Mutex {
 struct Hold<L: Borrow<SharedLock>> {
     lock: L,
     acquisition: Acquisition,
-    abandoned: Option<Box<Abandonment>>,
+    /// By hand, so that dropping a guard that has nothing to tell is short enough to be inlined.
+    abandoned: ManuallyDrop<Option<Box<Abandonment>>>,
 }
 
 impl<L: Borrow<SharedLock>> Hold<L> {
     fn waited(lock: L, waited: Waited) -> Self {
-        Self { lock, acquisition: waited.acquisition, abandoned: waited.abandoned }
+        Self { lock, acquisition: waited.acquisition, abandoned: ManuallyDrop::new(waited.abandoned) }
     }
 
     fn token(&self) -> u64 {
@@ -216,14 +218,25 @@ impl<L: Borrow<SharedLock>> Hold<L> {
     }
 
     fn abandoned(&self) -> Option<&Abandoned> {
-        self.abandoned.as_ref().map(|abandoned| &abandoned.told)
+        self.abandoned.as_deref().map(|abandoned| &abandoned.told)
     }
 
     #[inline(always)]
     fn release(&mut self) -> bool {
+        if self.abandoned.is_some() {
+            return self.release_told();
+        }
+        self.lock.borrow().release(self.acquisition)
+    }
+
+    /// Releases a lock that was taken over, and cleans up after its owner then: the next one should not wait for that.
+    #[cold]
+    fn release_told(&mut self) -> bool {
         let released = self.lock.borrow().release(self.acquisition);
-        if let Some(abandoned) = self.abandoned.take() {
-            self.lock.borrow().bury(&abandoned);
+        match self.abandoned.take() {
+            // Not in a forked child, which released nothing and has no part in this.
+            Some(abandoned) if released => self.lock.borrow().bury(&abandoned),
+            _ => {}
         }
         released
     }
