@@ -11,7 +11,7 @@ use crate::digest::fnv1a;
 use crate::os::identity::COMMAND_LEN;
 use crate::os::map::Shared;
 use crate::protocol::mutex::LockWords;
-use crate::protocol::word::Slot;
+use crate::protocol::word::{OwnerWord, Slot};
 
 pub(crate) const MAGIC: [u8; 8] = *b"hostlock";
 /// Changes whenever a byte means something else than before.
@@ -153,6 +153,9 @@ impl Header {
         }
         if !(1..=Slot::MAX).contains(&header.participants) || !(1..=1 << 24).contains(&header.names) {
             return Err(Flaw::Damaged("its capacities are impossible"));
+        }
+        if header.token_base > u64::MAX - OwnerWord::MAX_EPOCH {
+            return Err(Flaw::Damaged("its tokens would end before they are used up"));
         }
         let mut expected = header;
         expected.lay_out();
@@ -432,6 +435,100 @@ mod tests {
         assert!(!Meta(0).is_used());
         assert!(!Meta::unused(9).is_used());
         assert_eq!(Meta::unused(9).generation(), 9);
+    }
+
+    const PROSE: &str = include_str!("../docs/format.md");
+
+    /// The rows of the first table under the heading, without its head.
+    fn table(heading: &str) -> Vec<Vec<&'static str>> {
+        let (_, section) = PROSE.split_once(&format!("\n## {heading}\n")).expect("a section of that name");
+        let rows = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        rows.skip(2).map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+    }
+
+    fn size_of_field<T, F>(_: impl FnOnce(&T) -> &F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Compares the table under the heading with the compiler's offsets and sizes, and both with the whole: no field is left out.
+    macro_rules! assert_described {
+        ($heading:literal, $type:ty: $($field:ident)*) => {
+            let described: Vec<(usize, usize, &str)> = table($heading)
+                .iter()
+                .map(|row| (row[0].parse().expect("an offset"), row[1].parse().expect("a size"), row[2]))
+                .collect();
+            let compiled = vec![$((
+                core::mem::offset_of!($type, $field),
+                size_of_field(|value: &$type| &value.$field),
+                stringify!($field),
+            )),*];
+            assert_eq!(described, compiled, "{}", $heading);
+            let mut end = 0;
+            for (offset, size, name) in compiled {
+                assert_eq!(offset, end, "before {name} in {} lies something nobody described", $heading);
+                end = offset + size;
+            }
+            assert_eq!(end, size_of::<$type>(), "{}", $heading);
+        };
+    }
+
+    #[test]
+    fn the_prose_says_where_every_field_is() {
+        assert_described!("Header", Header: magic version byte_order word_bits backend size participants waiters names
+            index_cells participants_at waiters_at index_at entries_at extents_at extents_size mode reserved token_base
+            boot checksum);
+        assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand reserved);
+        assert_described!("Lock words", LockWords: owner thread sleepers contended);
+        assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
+            flags command reserved life reserved_too);
+        assert_described!("Waiter record", Waiter: who what thread since reserved);
+        assert_described!("Entry", Entry: lock meta since lease swept hash name dead dead_command recovered reserved);
+    }
+
+    #[test]
+    fn the_prose_says_where_every_table_is() {
+        let header = header();
+        let parts: Vec<[&str; 3]> = table("The file as a whole").iter().map(|row| [row[0], row[1], row[2]]).collect();
+        let size = |of: usize, count: &str| format!("{of} × {count}");
+        let expected = [
+            ["0", &HEADER_LEN.to_string(), "header"],
+            [&GLOBALS_AT.to_string(), &size_of::<Globals>().to_string(), "globals"],
+            [&header.participants_at.to_string(), &size(size_of::<Record>(), "participants"), "participants"],
+            ["`waiters_at`", &size(size_of::<Waiter>(), "waiters"), "waiters"],
+            ["`index_at`", &size(size_of::<AtomicU32>(), "index_cells"), "index"],
+            ["`entries_at`", &size(size_of::<Entry>(), "names"), "entries"],
+            ["`extents_at`", "`extents_size`", "extents"],
+        ];
+        assert_eq!(parts, expected);
+        let (_, after) = PROSE.split_once("capacities:\n").expect("an example");
+        let rows: Vec<_> = after.lines().skip(3).take_while(|line| line.starts_with('|')).collect();
+        let row = |name: &str, count: u32, offset: u64| format!("| {name} | {count} | {offset} |");
+        assert_eq!(
+            rows,
+            [
+                row("participants", header.participants, header.participants_at),
+                row("waiters", header.waiters, header.waiters_at),
+                row("index", header.index_cells, header.index_at),
+                row("entries", header.names, header.entries_at),
+                row("extents", 0, header.extents_at),
+            ]
+        );
+    }
+
+    /// What a program of this version wrote once, every later one of this version must write and read.
+    #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
+    #[test]
+    fn a_fixed_header_is_the_bytes_in_the_prose() {
+        let (_, after) = PROSE.split_once("digest is 77").expect("an example");
+        let (dump, _) = after.split_once("```text\n").and_then(|(_, dump)| dump.split_once("```")).expect("a dump");
+        let golden: Vec<u8> = dump
+            .lines()
+            .flat_map(|line| line.split_whitespace().skip(1))
+            .map(|byte| u8::from_str_radix(byte, 16).expect("a byte"))
+            .collect();
+        assert_eq!(golden.len(), HEADER_LEN);
+        assert_eq!(bytemuck::bytes_of(&header()), golden);
+        assert_eq!(Header::read(&golden, header().size), Ok(header()));
     }
 
     #[test]

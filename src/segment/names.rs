@@ -121,7 +121,7 @@ impl Segment {
                 break;
             }
             // First: if we die, the entry is one of those that sweeps look at.
-            globals.entries_used.store(fresh + 1, Relaxed);
+            globals.entries_used.store(fresh + 1, Release);
             let word = self.entries[fresh as usize].lock.look();
             if let Some(held) = self.hold(fresh, me, word) {
                 return Ok((fresh, held));

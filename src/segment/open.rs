@@ -49,6 +49,8 @@ const UNPUBLISHED: &str = ".segment.new";
 
 /// How long to wait for another process that is creating the space. It takes it a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the file may be missing while processes are in the space. Newcomers who ask seem to be in it for microseconds.
+const MISSING: Duration = Duration::from_secs(1);
 
 /// A segment's file, found, with the space's directory locked for being in it.
 #[derive(Debug)]
@@ -185,7 +187,7 @@ impl Options {
         self.check()?;
         let space = self.root()?.join(&self.name);
         let path = space.join(FILE_NAME);
-        let give_up = Monotonic::now().saturating_add(PATIENCE);
+        let begin = Monotonic::now();
         let mut pause = Duration::from_micros(100);
         loop {
             let directory = self.directory(&space)?;
@@ -217,15 +219,17 @@ impl Options {
                 }
                 Err(e) => return Err(unusable_file(&path, e)),
             };
-            if Monotonic::now() > give_up {
-                return Err(match obstacle {
-                    Obstacle::Users => Error::Removed { path: space },
-                    Obstacle::Creator => unusable(
+            let waited = Monotonic::now().since(begin);
+            match obstacle {
+                Obstacle::Users if waited > MISSING => return Err(Error::Removed { path: space }),
+                Obstacle::Creator if waited > PATIENCE => {
+                    return Err(unusable(
                         &space,
                         "another process has its directory locked and does not go on; \
                          it may be stopped in the middle of creating the space",
-                    ),
-                });
+                    ));
+                }
+                _ => {}
             }
             drop(directory);
             std::thread::sleep(pause);

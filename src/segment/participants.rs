@@ -69,7 +69,8 @@ impl Segment {
     /// Who is registered in `slot`: one participant, not parts of two.
     pub(crate) fn participant(&self, slot: Slot) -> Option<Participant> {
         let record = self.record(slot)?;
-        loop {
+        // People move in and out in microseconds; a record that never comes to rest is being scribbled on.
+        for _ in 0..10_000 {
             // Acquire: pairs with the Release store of the state in `try_move_in`.
             let state = record.state.load(Acquire);
             let pid = state as u32;
@@ -94,6 +95,7 @@ impl Segment {
                 return Some(participant);
             }
         }
+        None
     }
 
     /// The incarnation registered in `slot` now, without anything about it.
@@ -223,7 +225,9 @@ impl Segment {
         };
         recovery::give_back(&self.globals().names, dead, |_| (), wake);
         let command = self.record(dead).map(|record| record.command.each_ref());
-        for entry in self.entries.iter() {
+        // Entries beyond were never used. It grows before an entry is, and a larger number than there are is damage.
+        let used = self.entries.len().min(self.globals().entries_used.load(Acquire) as usize);
+        for entry in &self.entries[..used] {
             let note = |word: crate::protocol::word::OwnerWord| {
                 // First nothing, then the name, then whose it is: a reader that finds an epoch that fits finds its name.
                 entry.dead.store(0, Relaxed);
