@@ -1,0 +1,419 @@
+//! Worker processes that lose nothing, however they die: `cargo run --release --example workers [-- DIRECTORY]`.
+//!
+//! They hash every file under a directory exactly once. What they share is a few ordinary files and the *name* of a lock:
+//!
+//! * `jobs`: the paths, one per line. Never changes.
+//! * `results`: a line per finished job, appended.
+//! * `state`: what counts ([`State`]). Written in one call, which is the moment at which something has happened.
+//!
+//! Meanwhile the parent kills workers (`SIGKILL`, at random, and half the time aimed at whoever holds the lock) and starts others in
+//! their place. Three things keep that from doing harm, and they are all there is to it:
+//!
+//! 1. The lock comes back when its owner dies, and the next owner is told ([`MutexGuard::abandoned`]). It repairs what it finds: here,
+//!    a line in `results` that does not count yet, perhaps only half of it.
+//! 2. A job that was begun and not finished stays in its worker's place in `state`; who gets the place finds it there.
+//! 3. Every change carries the fencing token of its acquisition, and a smaller one than the last is refused.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use hostlock::{Mutex, MutexGuard, Space};
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Hash every file under a directory exactly once, by worker processes that are killed at random.
+#[derive(Parser, Debug)]
+#[command(after_help = "Exit status: 0 if every file was hashed exactly once, 1 if one is missing, doubled or torn.")]
+struct Options {
+    /// The directory; `.git` and `target` in it are left out.
+    #[arg(default_value = env!("CARGO_MANIFEST_DIR"))]
+    directory: PathBuf,
+    /// How many workers run at a time.
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// Kill a worker about every so often (50ms, 1s); 0 to kill none.
+    #[arg(short, long, default_value = "50ms", value_parser = duration)]
+    kill_every: Duration,
+    /// Rest so long over each file, so that there is time for kills [default: about two seconds for all files together, 50ms at
+    /// most for each].
+    #[arg(long, value_parser = duration)]
+    rest: Option<Duration>,
+    /// Repeat the kills of an earlier run, as far as that is possible.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[arg(long, hide = true)]
+    worker: Option<u16>,
+}
+
+fn duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = match options.worker {
+        Some(place) => work(&options, place.into()).map(|()| true),
+        None => supervise(&options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("workers: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------- what they share
+
+const PLACES: usize = 64;
+const NO_JOB: u64 = u64::MAX;
+
+/// All that counts, in less than a page: the kernel writes it as a whole or not at all, whenever the writer is killed.
+#[derive(Clone, Debug)]
+struct State {
+    /// The next job that nobody has begun.
+    next: u64,
+    finished: u64,
+    /// How much of `results` counts.
+    committed: u64,
+    /// The fencing token this was written with.
+    token: u64,
+    /// For each worker's place the job it has begun, or [`NO_JOB`].
+    begun: [u64; PLACES],
+}
+
+const STATE_LEN: usize = (4 + PLACES) * 8;
+
+/// The files that the workers share. Only whoever holds the lock may look at `state` and `results`.
+struct Shared {
+    state: File,
+    results: File,
+    /// Of each death that a worker was told of: who died, and when the lock was acquired after it.
+    recoveries: File,
+}
+
+impl Shared {
+    fn open(place: &Path) -> io::Result<Self> {
+        let open = |name| File::options().read(true).append(true).create(true).open(place.join(name));
+        let state = File::options().read(true).write(true).create(true).truncate(false).open(place.join("state"))?;
+        Ok(Self { state, results: open("results")?, recoveries: open("recoveries")? })
+    }
+
+    /// The state, repaired first if the lock's last owner died. What it had appended to `results` does not count, for it did not
+    /// live to write the state that says so.
+    fn state(&self, guard: &MutexGuard) -> Result<State> {
+        let mut bytes = [0; STATE_LEN];
+        self.state.read_exact_at(&mut bytes, 0)?;
+        let mut words = bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
+        let mut word = || words.next().expect("as many words as there are");
+        let (next, finished, committed, token) = (word(), word(), word(), word());
+        let state = State { next, finished, committed, token, begun: std::array::from_fn(|_| word()) };
+        if let Some(dead) = guard.abandoned() {
+            self.results.set_len(state.committed)?;
+            let line = [u64::from(dead.pid.unwrap_or(0)), monotonic(), guard.token()].map(u64::to_ne_bytes);
+            (&self.recoveries).write_all(&line.concat())?;
+        }
+        Ok(state)
+    }
+
+    /// Makes a change count.
+    fn commit(&self, state: State, guard: &MutexGuard) -> Result<()> {
+        // Cannot happen with a lock that nobody takes from the living. It is what makes it safe if one could: leases, say.
+        if guard.token() < state.token {
+            return Err(format!("a later owner was here: {} < {}", guard.token(), state.token).into());
+        }
+        let head = [state.next, state.finished, state.committed, guard.token()];
+        let bytes: Vec<u8> = head.iter().chain(&state.begun).flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(self.state.write_all_at(&bytes, 0)?)
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------------ a worker
+
+fn work(options: &Options, place: usize) -> Result<()> {
+    let scratch = std::env::current_dir()?;
+    let jobs = fs::read_to_string("jobs")?;
+    let jobs: Vec<&str> = jobs.lines().collect();
+    let rest = options.rest.unwrap_or_default();
+    let shared = Shared::open(&scratch)?;
+    let mutex = lock_in(&scratch)?;
+    while let Some(job) = begin_job(&mutex, &shared, place, jobs.len() as u64)? {
+        let line = format!("{job} {} {place}\n", hash(&options.directory.join(jobs[job as usize])));
+        std::thread::sleep(rest);
+        finish_job(&mutex, &shared, place, &line, rest / 10)?;
+    }
+    Ok(())
+}
+
+fn begin_job(mutex: &Mutex, shared: &Shared, place: usize, jobs: u64) -> Result<Option<u64>> {
+    let guard = mutex.lock()?;
+    let mut state = shared.state(&guard)?;
+    if state.begun[place] == NO_JOB {
+        if state.next == jobs {
+            return Ok(None);
+        }
+        state.begun[place] = state.next;
+        state.next += 1;
+        shared.commit(state.clone(), &guard)?;
+    }
+    // Otherwise whoever had this place before was killed over that job.
+    Ok(Some(state.begun[place]))
+}
+
+fn finish_job(mutex: &Mutex, shared: &Shared, place: usize, line: &str, rest: Duration) -> Result<()> {
+    let guard = mutex.lock()?;
+    let mut state = shared.state(&guard)?;
+    // In two halves, as a larger record would be, with time to be killed in between.
+    let (one, two) = line.split_at(line.len() / 2);
+    (&shared.results).write_all(one.as_bytes())?;
+    std::thread::sleep(rest);
+    (&shared.results).write_all(two.as_bytes())?;
+    state.committed += line.len() as u64;
+    state.finished += 1;
+    state.begun[place] = NO_JOB;
+    shared.commit(state, &guard)
+}
+
+/// The lock, by its name, in a space of this run's own.
+fn lock_in(scratch: &Path) -> hostlock::Result<Mutex> {
+    Space::builder("workers").root(scratch).open()?.mutex("results")
+}
+
+/// The digest of a file; of one that cannot be read, that.
+fn hash(path: &Path) -> String {
+    let digest = File::open(path).and_then(|mut file| {
+        let (mut hasher, mut buffer) = (Sha256::new(), [0; 1 << 16]);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+    });
+    digest.unwrap_or_else(|_| "unreadable".into())
+}
+
+/// `CLOCK_MONOTONIC`, which all processes read alike, in nanoseconds.
+fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("this clock exists");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+// ---------------------------------------------------------------------------------------------------------------- the parent
+
+/// What the parent did and saw.
+#[derive(Default)]
+struct Tally {
+    started: usize,
+    /// When each killed worker was, by PID. (A PID may come twice; then the later kill counts.)
+    kills: HashMap<u64, u64>,
+    killed: usize,
+}
+
+fn supervise(options: &Options) -> Result<bool> {
+    let mut jobs = Vec::new();
+    list(&options.directory, &options.directory, &mut jobs)
+        .map_err(|error| format!("{}: {error}", options.directory.display()))?;
+    jobs.sort();
+    let scratch = tempfile::Builder::new().prefix("hostlock-workers-").tempdir_in(memory())?;
+    fs::write(scratch.path().join("jobs"), jobs.join("\n"))?;
+    let rest = options.rest.unwrap_or_else(|| {
+        let all = Duration::from_secs(2) * options.workers.into();
+        (all / (jobs.len() as u32).max(1)).min(Duration::from_millis(50))
+    });
+
+    // The first owner of the lock is the parent, which puts the state there.
+    let shared = Shared::open(scratch.path())?;
+    let mutex = lock_in(scratch.path())?;
+    let guard = mutex.lock()?;
+    let first_token = guard.token();
+    shared.commit(State { next: 0, finished: 0, committed: 0, token: 0, begun: [NO_JOB; PLACES] }, &guard)?;
+    drop(guard);
+
+    let seed = options.seed.unwrap_or_else(monotonic);
+    let begin = Instant::now();
+    let tally = run_workers(options, rest, scratch.path(), jobs.len() as u64, &mutex, Random(seed))?;
+    let elapsed = begin.elapsed();
+
+    let guard = mutex.lock()?;
+    let state = shared.state(&guard)?;
+    let last_token = guard.token();
+    drop(guard);
+    let results = fs::read_to_string(scratch.path().join("results"))?;
+    let recoveries = fs::read(scratch.path().join("recoveries"))?;
+    print_table(options, &jobs, &results, &recoveries, &tally, elapsed);
+    println!("  tokens         {first_token} to {last_token}, {} acquisitions", last_token - first_token + 1);
+    println!("  seed           {seed}");
+
+    let faults = check(&options.directory, &jobs, &results, &state);
+    for fault in faults.iter().take(10) {
+        eprintln!("workers: {fault}");
+    }
+    match faults.len() {
+        0 => println!("  check          the same as one process alone: nothing missing, doubled or torn"),
+        count => eprintln!("workers: {count} faults"),
+    }
+    Ok(faults.is_empty())
+}
+
+/// Keeps the workers running, and being killed, until all have nothing left to do.
+fn run_workers(
+    options: &Options,
+    rest: Duration,
+    scratch: &Path,
+    jobs: u64,
+    mutex: &Mutex,
+    mut random: Random,
+) -> Result<Tally> {
+    let style = "{wide_bar} {pos}/{len} files, {msg}";
+    let bar = ProgressBar::new(jobs).with_style(ProgressStyle::with_template(style)?);
+    let mut tally = Tally::default();
+    let mut workers = Vec::new();
+    for place in 0..options.workers {
+        workers.push(Some(start(options, rest, scratch, place)?));
+        tally.started += 1;
+    }
+    let mut next_kill = Instant::now() + options.kill_every;
+    while workers.iter().any(Option::is_some) {
+        std::thread::sleep(Duration::from_millis(1));
+        // Without the lock: what is shown may be out of date, and decides nothing.
+        let mut finished = [0; 8];
+        File::open(scratch.join("state"))?.read_exact_at(&mut finished, 8)?;
+        bar.set_position(u64::from_ne_bytes(finished));
+        bar.set_message(format!("{} killed", tally.killed));
+
+        if !options.kill_every.is_zero() && Instant::now() >= next_kill {
+            next_kill = Instant::now() + options.kill_every.mul_f64(0.5 + random.next_below(1000) as f64 / 1000.0);
+            let any = random.next_below(workers.len() as u64) as usize;
+            let holder = mutex.holder()?.filter(|_| random.next_below(2) == 0);
+            let aimed = |worker: &Option<Child>| {
+                holder.as_ref().is_some_and(|holder| worker.as_ref().is_some_and(|child| child.id() == holder.pid))
+            };
+            if let Some(victim) = &workers[workers.iter().position(aimed).unwrap_or(any)] {
+                tally.kills.insert(victim.id().into(), monotonic());
+                kill(Pid::from_raw(victim.id() as i32), Signal::SIGKILL)?;
+                tally.killed += 1;
+            }
+        }
+        for (place, worker) in (0..).zip(&mut workers) {
+            let Some(status) = worker.as_mut().map(Child::try_wait).transpose()?.flatten() else { continue };
+            if let Some(code) = status.code().filter(|code| *code != 0) {
+                return Err(format!("a worker gave up with exit status {code}").into());
+            }
+            // One that was killed has a successor in its place; one that found nothing more to do has none.
+            *worker = if status.success() { None } else { Some(start(options, rest, scratch, place)?) };
+            tally.started += usize::from(worker.is_some());
+        }
+    }
+    bar.finish_and_clear();
+    Ok(tally)
+}
+
+fn start(options: &Options, rest: Duration, scratch: &Path, place: u16) -> Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.current_dir(scratch).arg("--worker").arg(place.to_string());
+    command.arg("--rest").arg(format!("{}ns", rest.as_nanos())).arg(fs::canonicalize(&options.directory)?);
+    // SAFETY: what runs between fork and exec is one system call. A worker must not outlive the one who would miss it.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    Ok(command.spawn()?)
+}
+
+/// All regular files under `directory`, relative to `top`. Links are not followed, so there is an end.
+fn list(top: &Path, directory: &Path, into: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() && entry.file_name() != "target" && entry.file_name() != ".git" {
+            list(top, &path, into)?;
+        } else if kind.is_file() {
+            // One path per line: others are left out.
+            let name = path.strip_prefix(top).ok().and_then(Path::to_str).filter(|name| !name.contains('\n'));
+            into.extend(name.map(String::from));
+        }
+    }
+    Ok(())
+}
+
+/// A directory in memory, if there is one.
+fn memory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.into() } else { std::env::temp_dir() }
+}
+
+/// Every way in which the workers' results differ from one process's.
+fn check(directory: &Path, jobs: &[String], results: &str, state: &State) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut seen = vec![0; jobs.len()];
+    for line in results.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let job = fields.first().and_then(|job| job.parse::<usize>().ok()).filter(|job| *job < jobs.len());
+        match (job, fields.len()) {
+            (Some(job), 3) if fields[1] == hash(&directory.join(&jobs[job])) => seen[job] += 1,
+            _ => faults.push(format!("torn, or changed meanwhile: {line:?}")),
+        }
+    }
+    for (job, times) in jobs.iter().zip(seen).filter(|(_, times)| *times != 1) {
+        faults.push(if times == 0 { format!("missing: {job}") } else { format!("{times} times: {job}") });
+    }
+    if (state.finished, state.committed) != (jobs.len() as u64, results.len() as u64) {
+        faults.push(format!("the state does not fit the results: {} finished", state.finished));
+    }
+    faults
+}
+
+fn print_table(options: &Options, jobs: &[String], results: &str, recoveries: &[u8], tally: &Tally, elapsed: Duration) {
+    let mut latencies: Vec<Duration> = Vec::new();
+    let mut told = 0;
+    for record in recoveries.chunks_exact(24) {
+        let word = |index: usize| u64::from_ne_bytes(record[index * 8..][..8].try_into().expect("eight bytes"));
+        told += 1;
+        latencies.extend(tally.kills.get(&word(0)).map(|kill| Duration::from_nanos(word(1).saturating_sub(*kill))));
+    }
+    latencies.sort();
+    let places = 0..usize::from(options.workers);
+    let jobs_of = |place: usize| results.lines().filter(|line| line.ends_with(&format!(" {place}"))).count();
+    println!(
+        "  files          {} in {:.2?}, {:.0} per second",
+        jobs.len(),
+        elapsed,
+        jobs.len() as f64 / elapsed.as_secs_f64()
+    );
+    println!("  workers        {} at a time, {} in all", options.workers, tally.started);
+    println!("  jobs by place  {}", places.map(|place| jobs_of(place).to_string()).collect::<Vec<_>>().join(" "));
+    println!("  kills          {}, of which {told} hit the holder of the lock", tally.killed);
+    match latencies.as_slice() {
+        [] => println!("  recoveries     none"),
+        [.., last] => println!(
+            "  recoveries     {}, from the kill to the next owner: median {:.1?}, longest {last:.1?}",
+            latencies.len(),
+            latencies[latencies.len() / 2]
+        ),
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next_below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % end
+    }
+}
