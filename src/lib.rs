@@ -47,6 +47,8 @@
 //!   tells you that there may be something.
 //! * In a signal handler: nothing here is async-signal-safe.
 #![deny(unsafe_code)]
+// Under the private cfg there is nobody above the protocol to use all of it.
+#![cfg_attr(all(test, hostlock_loom), allow(dead_code))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("hostlock needs Linux so far: its locks stand on futexes and open-file-description locks.");

@@ -249,8 +249,8 @@ fn kind_name(kind: u8) -> &'static str {
     }
 }
 
-fn wake_one(word: &AtomicU64) {
-    futex::wake(word, 1);
+fn wake_one(word: &AtomicU64) -> bool {
+    futex::wake(word, 1) > 0
 }
 
 /// When an acquisition was first seen, in one word: the epoch it belongs to, whether that was its beginning, and when.
@@ -428,8 +428,8 @@ impl Host for Wait<'_> {
         }
     }
 
-    fn wake(&self, owner: &AtomicU64) {
-        wake_one(owner);
+    fn wake(&self, owner: &AtomicU64) -> bool {
+        wake_one(owner)
     }
 }
 
@@ -560,7 +560,7 @@ impl SharedLock {
             word.release()
         };
         if entry.lock.owner.compare_exchange(word.0, freed.0, SeqCst, Relaxed).is_ok() {
-            entry.lock.wake_sleepers(wake_one);
+            entry.lock.wake_sleepers(freed, wake_one);
         }
     }
 

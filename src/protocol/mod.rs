@@ -59,6 +59,6 @@ pub(crate) trait Host {
     /// more. May return early for no reason.
     fn sleep(&self, owner: &AtomicU64, seen: OwnerWord);
 
-    /// Wakes one sleeper on `owner`.
-    fn wake(&self, owner: &AtomicU64);
+    /// Wakes one sleeper on `owner`; whether there was one.
+    fn wake(&self, owner: &AtomicU64) -> bool;
 }

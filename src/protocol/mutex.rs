@@ -23,8 +23,9 @@
 //!   5. Nobody gives up after a wake without having tried once more: no wake is swallowed.
 //!   6. Beside the count stands a mark that a sleeper was woken and has not looked yet; releases in between need not wake another
 //!      (without it every release of a busy lock is a system call). Every sleeper takes it away *before* it looks at the word and
-//!      sleeps, and when it leaves; whoever leaves looks at the word *then*, and wakes the next if it is free. So a releaser that
-//!      finds the mark freed the word before a look that is still to come. If the woken one, or a releaser between mark and
+//!      sleeps, and when it leaves; whoever leaves looks at the word *then*, and wakes the next if it is free. A releaser whose wake
+//!      found nobody asleep takes its mark back and looks whether the word was freed once more meanwhile. So a releaser that finds
+//!      the mark freed the word before a look that is still to come. If the woken one, or a releaser between mark and
 //!      wake, is killed, the mark stays until the next sleeper's sleep ends, and every sleep is bounded.
 //! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
 //!   `Release`): what was written under the lock is seen. The rest is invariant 2.
@@ -221,7 +222,7 @@ impl LockWords {
     }
 
     /// Takes one sleeper off the count: the caller itself, or a dead one whose record the caller cleared.
-    pub(crate) fn uncount(&self, wake: impl FnOnce(&AtomicU64)) {
+    pub(crate) fn uncount(&self, wake: impl FnMut(&AtomicU64) -> bool) {
         let mut sleepers = self.sleepers.load(Relaxed);
         loop {
             // Not below zero: the count is a peer's to damage, and a wrapped one would never be zero again.
@@ -234,44 +235,61 @@ impl LockWords {
         }
         total_order();
         // Whoever leaves without the lock may have been the one that was woken for it.
-        if OwnerWord(self.owner.load(SeqCst)).is_free() {
-            self.wake_sleepers(wake);
+        let now = OwnerWord(self.owner.load(SeqCst));
+        if now.is_free() {
+            self.wake_sleepers(now, wake);
         }
     }
 
     /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before.
     #[inline(always)]
-    pub(crate) fn release(&self, mine: OwnerWord, wake: impl FnOnce(&AtomicU64)) -> Result<OwnerWord, OwnerWord> {
+    pub(crate) fn release(
+        &self,
+        mine: OwnerWord,
+        wake: impl FnMut(&AtomicU64) -> bool,
+    ) -> Result<OwnerWord, OwnerWord> {
         let freed = mine.release();
         // HELD => FREE. Release (in SeqCst): what was written under the lock; pairs with `try_acquire`.
         // SeqCst, as is the load of the count after it: invariant 2, the releaser's half.
         match self.owner.compare_exchange(mine.0, freed.0, SeqCst, Relaxed) {
             Ok(_) => {
-                self.wake_sleepers(wake);
+                self.wake_sleepers(freed, wake);
                 Ok(freed)
             }
             Err(now) => Err(OwnerWord(now)),
         }
     }
 
-    /// The second half of every release: wakes one sleeper if any is counted and none is on its way.
+    /// The second half of every release: wakes one sleeper if any is counted and none is on its way. `freed` is the free word that
+    /// it is about; `wake` says whether it woke anybody.
     #[inline(always)]
-    pub(crate) fn wake_sleepers(&self, wake: impl FnOnce(&AtomicU64)) {
+    pub(crate) fn wake_sleepers(&self, freed: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
         total_order();
         let sleepers = self.sleepers.load(SeqCst);
         if sleepers != 0 {
-            self.wake_contended(sleepers, wake);
+            self.wake_contended(freed, sleepers, wake);
         }
     }
 
     #[cold]
-    fn wake_contended(&self, mut sleepers: u32, wake: impl FnOnce(&AtomicU64)) {
+    fn wake_contended(&self, mut freed: OwnerWord, mut sleepers: u32, mut wake: impl FnMut(&AtomicU64) -> bool) {
         while sleepers & WOKEN == 0 && sleepers != 0 {
-            // SeqCst: invariant 6.
-            match self.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, Relaxed) {
-                Ok(_) => return wake(&self.owner),
-                Err(now) => sleepers = now,
+            // SeqCst, as are the two operations below: invariant 6.
+            if let Err(now) = self.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, Relaxed) {
+                sleepers = now;
+                continue;
             }
+            if wake(&self.owner) {
+                return;
+            }
+            // Nobody slept yet. Somebody may have gone to sleep since, under a later owner, whose release then found our mark.
+            sleepers = self.sleepers.fetch_and(!WOKEN, SeqCst) & !WOKEN;
+            total_order();
+            let now = OwnerWord(self.owner.load(SeqCst));
+            if now == freed || !now.is_free() {
+                return;
+            }
+            freed = now;
         }
     }
 }

@@ -20,14 +20,14 @@ pub(crate) fn give_back(
     lock: &LockWords,
     dead: Slot,
     before: impl Fn(OwnerWord),
-    wake: impl FnOnce(&AtomicU64),
+    wake: impl FnMut(&AtomicU64) -> bool,
 ) -> Option<OwnerWord> {
     let mut seen = OwnerWord(lock.owner.load(Acquire));
     while seen.slot_code() == dead.code() {
         before(seen);
         match lock.owner.compare_exchange(seen.0, seen.abandon().0, SeqCst, Relaxed) {
             Ok(_) => {
-                lock.wake_sleepers(wake);
+                lock.wake_sleepers(seen.abandon(), wake);
                 return Some(seen);
             }
             // A waiter took it over in this moment.

@@ -105,9 +105,7 @@ impl Segment {
         entry.meta.store(Meta::used(generation, kind, name.len()).0, Release);
         self.index_insert(hash, index);
         // It fails only if a peer scribbles; then the lock itself says that it is damaged.
-        let _ = entry.lock.release(held, |word| {
-            futex::wake(word, 1);
-        });
+        let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
         Ok(Known { place: Place { entry: index, generation }, kind: kind as u8 })
     }
 

@@ -220,9 +220,7 @@ impl Segment {
 
     /// Frees every lock that `dead` stands in, marked as abandoned, and takes its sleepers off their counts.
     fn give_back_all(&self, dead: Slot, incarnation: u32, pid: u32) {
-        let wake = |word: &_| {
-            futex::wake(word, 1);
-        };
+        let wake = |word: &_| futex::wake(word, 1) > 0;
         recovery::give_back(&self.globals().names, dead, |_| (), wake);
         let command = self.record(dead).map(|record| record.command.each_ref());
         // Entries beyond were never used. It grows before an entry is, and a larger number than there are is damage.

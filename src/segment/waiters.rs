@@ -75,9 +75,7 @@ impl Segment {
     /// Clears the records of a dead participant and takes its sleepers off their counts.
     pub(super) fn clear_waiters_of(&self, dead: Slot, incarnation: u32) {
         let who = who(dead, incarnation);
-        let wake = |word: &_| {
-            futex::wake(word, 1);
-        };
+        let wake = |word: &_| futex::wake(word, 1) > 0;
         for record in self.waiters.iter() {
             match record.who.load(Acquire) {
                 seen if seen == who => {
