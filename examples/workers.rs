@@ -26,14 +26,16 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use hostlock::{Mutex, MutexGuard, Space};
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Hash every file under a directory exactly once, by worker processes that are killed at random.
+/// Hash every file under a directory exactly once, by worker processes that are killed at random, half of the time aiming at
+/// whoever holds the lock.
 #[derive(Parser, Debug)]
 #[command(after_help = "Exit status: 0 if every file was hashed exactly once, 1 if one is missing, doubled or torn.")]
 struct Options {
@@ -226,8 +228,11 @@ struct Tally {
 
 fn supervise(options: &Options) -> Result<bool> {
     let mut jobs = Vec::new();
-    list(&options.directory, &options.directory, &mut jobs)
+    let left_out = list(&options.directory, &options.directory, &mut jobs)
         .map_err(|error| format!("{}: {error}", options.directory.display()))?;
+    if left_out > 0 {
+        eprintln!("workers: {left_out} files are left out, whose names do not fit a line of text");
+    }
     jobs.sort();
     let scratch = tempfile::Builder::new().prefix("hostlock-workers-").tempdir_in(memory())?;
     fs::write(scratch.path().join("jobs"), jobs.join("\n"))?;
@@ -270,6 +275,18 @@ fn supervise(options: &Options) -> Result<bool> {
     Ok(faults.is_empty())
 }
 
+/// The running workers, by place. However the parent comes to its end, they come to theirs first.
+struct Crew(Vec<Option<Child>>);
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for worker in self.0.iter_mut().flatten() {
+            let _ = worker.kill();
+            let _ = worker.wait();
+        }
+    }
+}
+
 /// Keeps the workers running, and being killed, until all have nothing left to do.
 fn run_workers(
     options: &Options,
@@ -279,37 +296,53 @@ fn run_workers(
     mutex: &Mutex,
     mut random: Random,
 ) -> Result<Tally> {
-    let style = "{wide_bar} {pos}/{len} files, {msg}";
-    let bar = ProgressBar::new(jobs).with_style(ProgressStyle::with_template(style)?);
+    let bar = ProgressBar::new(jobs).with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {msg}")?);
+    // Ctrl-C is looked for in the loop below, so that nothing is left behind. (Workers start with no signal blocked.)
+    let mut interrupts = SigSet::empty();
+    interrupts.add(Signal::SIGINT);
+    interrupts.add(Signal::SIGTERM);
+    interrupts.thread_block()?;
+    let interrupted = SignalFd::with_flags(&interrupts, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+
     let mut tally = Tally::default();
-    let mut workers = Vec::new();
+    let mut crew = Crew(Vec::new());
     for place in 0..options.workers {
-        workers.push(Some(start(options, rest, scratch, place)?));
+        crew.0.push(Some(start(options, rest, scratch, place)?));
         tally.started += 1;
     }
-    let mut next_kill = Instant::now() + options.kill_every;
-    while workers.iter().any(Option::is_some) {
+    let (mut pause, mut finished_then) = (options.kill_every, 0);
+    let mut next_kill = Instant::now() + pause;
+    while crew.0.iter().any(Option::is_some) {
         std::thread::sleep(Duration::from_millis(1));
+        if interrupted.read_signal()?.is_some() {
+            return Err("interrupted".into());
+        }
         // Without the lock: what is shown may be out of date, and decides nothing.
         let mut finished = [0; 8];
         File::open(scratch.join("state"))?.read_exact_at(&mut finished, 8)?;
-        bar.set_position(u64::from_ne_bytes(finished));
+        let finished = u64::from_ne_bytes(finished);
+        bar.set_position(finished);
         bar.set_message(format!("{} killed", tally.killed));
 
         if !options.kill_every.is_zero() && Instant::now() >= next_kill {
-            next_kill = Instant::now() + options.kill_every.mul_f64(0.5 + random.next_below(1000) as f64 / 1000.0);
-            let any = random.next_below(workers.len() as u64) as usize;
+            // Files that take longer than a worker lives would never be finished: more patience, until one is.
+            pause = if finished == finished_then { pause * 2 } else { options.kill_every };
+            finished_then = finished;
+            next_kill = Instant::now() + pause.mul_f64(0.5 + random.next_below(1000) as f64 / 1000.0);
+            let any = random.next_below(crew.0.len() as u64) as usize;
             let holder = mutex.holder()?.filter(|_| random.next_below(2) == 0);
-            let aimed = |worker: &Option<Child>| {
-                holder.as_ref().is_some_and(|holder| worker.as_ref().is_some_and(|child| child.id() == holder.pid))
+            let holds = |worker: &Option<Child>| match (&holder, worker) {
+                (Some(holder), Some(worker)) => worker.id() == holder.pid,
+                _ => false,
             };
-            if let Some(victim) = &workers[workers.iter().position(aimed).unwrap_or(any)] {
+            let victim = crew.0.iter().position(holds).unwrap_or(any);
+            if let Some(victim) = &crew.0[victim] {
                 tally.kills.insert(victim.id().into(), monotonic());
                 kill(Pid::from_raw(victim.id() as i32), Signal::SIGKILL)?;
                 tally.killed += 1;
             }
         }
-        for (place, worker) in (0..).zip(&mut workers) {
+        for (place, worker) in (0..).zip(&mut crew.0) {
             let Some(status) = worker.as_mut().map(Child::try_wait).transpose()?.flatten() else { continue };
             if let Some(code) = status.code().filter(|code| *code != 0) {
                 return Err(format!("a worker gave up with exit status {code}").into());
@@ -332,20 +365,22 @@ fn start(options: &Options, rest: Duration, scratch: &Path, place: u16) -> Resul
     Ok(command.spawn()?)
 }
 
-/// All regular files under `directory`, relative to `top`. Links are not followed, so there is an end.
-fn list(top: &Path, directory: &Path, into: &mut Vec<String>) -> io::Result<()> {
+/// All regular files under `directory`, relative to `top`; how many had to be left out. Links are not followed, so there is an end.
+fn list(top: &Path, directory: &Path, into: &mut Vec<String>) -> io::Result<usize> {
+    let mut left_out = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
         if kind.is_dir() && entry.file_name() != "target" && entry.file_name() != ".git" {
-            list(top, &path, into)?;
+            left_out += list(top, &path, into)?;
         } else if kind.is_file() {
-            // One path per line: others are left out.
-            let name = path.strip_prefix(top).ok().and_then(Path::to_str).filter(|name| !name.contains('\n'));
-            into.extend(name.map(String::from));
+            match path.strip_prefix(top).ok().and_then(Path::to_str) {
+                Some(name) if !name.contains('\n') => into.push(name.into()),
+                _ => left_out += 1,
+            }
         }
     }
-    Ok(())
+    Ok(left_out)
 }
 
 /// A directory in memory, if there is one.
