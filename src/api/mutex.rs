@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use crate::backend::shared::{Abandonment, Acquisition, SharedLock, Waited};
+use crate::backend::lock::{Abandonment, Acquisition, SharedLock, Waited};
 use crate::os::clock::Deadline;
 use crate::os::fork;
 use crate::{Abandoned, Error, Holder, Result};

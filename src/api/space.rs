@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Mutex;
-use crate::backend::shared::{CHECK_INTERVAL, SharedLock, SharedSpace};
+use crate::backend::lock::SharedLock;
+use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
 use crate::segment::format::Kind;
 use crate::segment::open::Options;
 use crate::{Error, Result};

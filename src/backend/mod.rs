@@ -1,6 +1,9 @@
 //! What the handles stand on.
 //!
-//! There is one backend so far: [`shared`], in which a mapped segment *is* the locks. A space is created with a backend, which is
+//! There is one backend so far, in which a mapped segment *is* the locks: [`shared`] is the space, [`lock`] a named lock in it,
+//! [`wait`] a thread that waits for one. A space is created with a backend, which is
 //! recorded where every opener looks first; nobody falls back to another one silently.
 
+pub(crate) mod lock;
 pub(crate) mod shared;
+mod wait;

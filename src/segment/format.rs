@@ -54,8 +54,8 @@ pub(crate) struct Header {
     pub(crate) reserved: u32,
     /// What every token of this space is above: nanoseconds since 1970 when it was created.
     pub(crate) token_base: u64,
-    /// The boot it was created under, for whoever looks at it; nothing is decided by it.
-    pub(crate) boot: u64,
+    /// A digest of the inodes of the file and of its directory: a copy, or a segment of another space, is not this one.
+    pub(crate) place: u64,
     /// FNV-1a of all bytes before.
     pub(crate) checksum: u64,
 }
@@ -87,7 +87,7 @@ pub(crate) enum Flaw {
 
 impl Header {
     /// The header of a new segment. The counts are the caller's to check: 1 to [`Slot::MAX`] participants, 1 to 2²⁴ names.
-    pub(crate) fn new(choice: Choice, token_base: u64, boot: u64) -> Self {
+    pub(crate) fn new(choice: Choice, token_base: u64, place: u64) -> Self {
         let mut header = Self {
             magic: MAGIC,
             version: VERSION,
@@ -98,7 +98,7 @@ impl Header {
             names: choice.names,
             mode: choice.mode,
             token_base,
-            boot,
+            place,
             ..Self::zeroed()
         };
         header.lay_out();
@@ -153,6 +153,9 @@ impl Header {
         }
         if !(1..=Slot::MAX).contains(&header.participants) || !(1..=1 << 24).contains(&header.names) {
             return Err(Flaw::Damaged("its capacities are impossible"));
+        }
+        if header.extents_size != 0 {
+            return Err(Flaw::Damaged("it has room for what this version does not know"));
         }
         if header.token_base > u64::MAX - OwnerWord::MAX_EPOCH {
             return Err(Flaw::Damaged("its tokens would end before they are used up"));
@@ -476,7 +479,7 @@ mod tests {
     fn the_prose_says_where_every_field_is() {
         assert_described!("Header", Header: magic version byte_order word_bits backend size participants waiters names
             index_cells participants_at waiters_at index_at entries_at extents_at extents_size mode reserved token_base
-            boot checksum);
+            place checksum);
         assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand reserved);
         assert_described!("Lock words", LockWords: owner thread sleepers contended);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined

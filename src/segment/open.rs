@@ -22,9 +22,9 @@ use nix::unistd::geteuid;
 
 use super::Segment;
 use super::format::{Choice, Flaw, HEADER_LEN, Header, VERSION};
+use crate::digest::fnv1a;
 use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
-use crate::os::identity::Identity;
 use crate::os::map::Mapping;
 use crate::protocol::word::Slot;
 use crate::{Error, Result};
@@ -125,7 +125,7 @@ impl Options {
         };
         let directory = file::open_directory(&root).map_err(|e| not_a_directory(&root, e))?;
         let meta = directory.metadata().map_err(|e| Error::system("look at", &root, e))?;
-        self.check_owner(&root, &meta)?;
+        self.check_owner(&meta).map_err(|problem| unusable(&root, problem))?;
         if meta.mode() & 0o002 != 0 && meta.mode() & 0o1000 == 0 {
             return Err(unusable(
                 &root,
@@ -138,18 +138,16 @@ impl Options {
         Ok(root)
     }
 
-    fn check_owner(&self, path: &Path, meta: &fs::Metadata) -> Result<()> {
+    /// Whose it is; if not ours, root's or a group's, the problem with that.
+    fn check_owner(&self, meta: &fs::Metadata) -> std::result::Result<(), String> {
         let me = geteuid().as_raw();
         if meta.uid() == me || meta.uid() == 0 || self.for_a_group() {
             return Ok(());
         }
-        Err(unusable(
-            path,
-            format!(
-                "it belongs to uid {}, not to us (uid {me}); a space that users share needs \
-                 Space::builder(..).root(..).mode(0o660), in a directory of a group they are in",
-                meta.uid()
-            ),
+        Err(format!(
+            "it belongs to uid {}, not to us (uid {me}); a space that users share needs \
+             Space::builder(..).root(..).mode(0o660), in a directory of a group they are in",
+            meta.uid()
         ))
     }
 
@@ -165,11 +163,16 @@ impl Options {
             Err(e) if e.kind() == ErrorKind::StorageFull => {
                 return Err(no_room(path, path.parent().unwrap_or(path), self.choice()));
             }
-            Err(e) => return Err(unusable(path, format!("it cannot be created ({e})"))),
+            Err(e) => {
+                return Err(unusable(
+                    path,
+                    format!("it cannot be created ({e}); name another root: Space::builder(..).root(..)"),
+                ));
+            }
         }
         let directory = file::open_directory(path).map_err(|e| not_a_directory(path, e))?;
         let meta = directory.metadata().map_err(|e| Error::system("look at", path, e))?;
-        self.check_owner(path, &meta)?;
+        self.check_owner(&meta).map_err(|problem| unusable(path, problem))?;
         if meta.mode() & 0o002 != 0 {
             return Err(unusable(path, "everybody can write to it; take that right away (chmod o-w)"));
         }
@@ -208,7 +211,10 @@ impl Options {
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     if lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)? {
                         if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && !path.exists() {
-                            self.create(&space, &path)?;
+                            self.create(&space, &path).inspect_err(|_| {
+                                // If nothing is in it, which is what it is without a segment.
+                                let _ = fs::remove_dir(&space);
+                            })?;
                         }
                         continue;
                     } else if lock(FileExt::try_lock_shared(&directory)).map_err(cannot_lock)? {
@@ -247,12 +253,16 @@ impl Options {
             _ => {}
         }
         let choice = self.choice();
-        let header = Header::new(choice, wall_clock_nanos(), Identity::mine().boot);
         let file = file::create_new(&new).map_err(|e| match e.kind() {
             ErrorKind::StorageFull => no_room(space, space, choice),
-            _ => unusable(space, format!("no file can be created in it ({e})")),
+            _ => unusable(
+                space,
+                format!("no file can be created in it ({e}); name another root: Space::builder(..).root(..)"),
+            ),
         })?;
-        let made = allocate(&file, header.size).and_then(|()| {
+        let made = place(&file, space).and_then(|place| {
+            let header = Header::new(choice, wall_clock_nanos(), place);
+            allocate(&file, header.size)?;
             file.set_permissions(fs::Permissions::from_mode(header.mode))?;
             std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
             // On a disk: a crash of the machine leaves either no segment or a whole one.
@@ -278,6 +288,12 @@ enum Obstacle {
     Creator,
     /// Somebody who is in a space whose file is not there.
     Users,
+}
+
+/// A digest of which file this is, and in which directory.
+fn place(file: &File, space: &Path) -> io::Result<u64> {
+    let inodes = [file.metadata()?.ino(), fs::metadata(space)?.ino()];
+    Ok(fnv1a(bytemuck::bytes_of(&inodes)))
 }
 
 /// Really allocates `size` bytes: a full tmpfs is an error now and not a SIGBUS later. (fs2's `allocate` reports it as success.)
@@ -312,7 +328,15 @@ fn no_room(space: &Path, look_at: &Path, choice: Choice) -> Error {
         .ok()
         .and_then(|dir| fstatvfs(&dir).ok())
         .map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
-    Error::NoRoom { path: space.into(), needed: Header::new(choice, 0, 0).size, available }
+    let needed = Header::new(choice, 0, 0).size;
+    if available >= needed {
+        return unusable(
+            space,
+            "its file system has bytes left, but no inode for another file (or a quota says so); \
+             remove some files, or name another root: Space::builder(..).root(..)",
+        );
+    }
+    Error::NoRoom { path: space.into(), needed, available }
 }
 
 /// Says what lies at `path` instead of a directory that we can open.
@@ -325,8 +349,8 @@ fn not_a_directory(path: &Path, e: io::Error) -> Error {
         Ok(meta) if meta.is_symlink() => {
             "it is a symbolic link, which anybody could lead elsewhere; name the directory itself".into()
         }
-        Ok(meta) if meta.file_type().is_fifo() => "it is a FIFO, not a directory".into(),
-        Ok(meta) if !meta.is_dir() => "it is not a directory".into(),
+        Ok(meta) if meta.file_type().is_fifo() => "it is a FIFO; name a directory, or remove it".into(),
+        Ok(meta) if !meta.is_dir() => "it is not a directory; name one, or remove it".into(),
         Ok(meta) => format!("{e} (it belongs to uid {}, we are uid {})", meta.uid(), geteuid()),
     };
     unusable(path, problem)
@@ -339,9 +363,9 @@ fn unusable_segment(path: &Path, problem: impl Into<String>) -> Error {
 fn unusable_file(path: &Path, e: io::Error) -> Error {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => {
-            unusable_segment(path, "it is a symbolic link; nobody but an attacker puts one there")
+            unusable_segment(path, "it is a symbolic link, and nobody but an attacker puts one there; remove it")
         }
-        Ok(meta) if !meta.is_file() => unusable_segment(path, "it is not a regular file"),
+        Ok(meta) if !meta.is_file() => unusable_segment(path, "it is not a regular file; remove it"),
         Ok(meta) => unusable_segment(
             path,
             format!(
@@ -362,12 +386,19 @@ impl Found {
         let space = path.parent().unwrap_or(&path).to_path_buf();
         let meta = file.metadata().map_err(|e| Error::system("look at", &path, e))?;
         if !meta.is_file() {
-            return Err(unusable_segment(&path, "it is not a regular file"));
+            return Err(unusable_segment(&path, "it is not a regular file; remove it"));
         }
         let header = read_header(&file, meta.len())
             .map_err(|e| Error::system("read", &path, e))?
             .map_err(|flaw| unusable_segment(&path, explain(flaw, meta.len())))?;
-        options.check_owner(&path, &meta)?;
+        if place(&file, &space).map_err(|e| Error::system("look at", &path, e))? != header.place {
+            return Err(unusable_segment(
+                &path,
+                "it is a copy, or was moved here from another space, and those who use the original would not be excluded; \
+                 end all processes that use the space and remove its directory",
+            ));
+        }
+        options.check_owner(&meta).map_err(|problem| unusable_segment(&path, problem))?;
         if meta.mode() & 0o7777 & !header.mode != 0 {
             return Err(unusable_segment(
                 &path,
@@ -426,10 +457,11 @@ fn explain(flaw: Flaw, len: u64) -> String {
              in all programs, or {REMOVE}"
         ),
         Flaw::WordBits(bits) => format!(
-            "it was made by a {bits}-bit program and this one has {} bits; a space is for programs of one kind",
+            "it was made by a {bits}-bit program and this one has {} bits; a space is for \
+             programs of one kind: name another space, or {REMOVE}",
             usize::BITS
         ),
-        Flaw::ByteOrder => "it was made on a machine of the other byte order".into(),
+        Flaw::ByteOrder => format!("it was made on a machine of the other byte order; {REMOVE}"),
         Flaw::Truncated { says, is } => {
             format!("it is {is} bytes long and should be {says}: somebody cut it; {REMOVE}")
         }

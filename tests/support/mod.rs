@@ -4,6 +4,8 @@
 //! nothing. Every child dies with the thread that started it, and a watchdog ends a test that hangs.
 #![allow(dead_code)]
 
+pub mod raw;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -69,6 +71,19 @@ pub fn command(role: &str, arguments: &[&str]) -> Command {
         .env(ROLE, role)
         .env(ARGUMENTS, arguments.join("\u{1f}"));
     command
+}
+
+/// The same command, run by another program that takes it as its last arguments (`unshare`).
+pub fn behind(program: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(program[0]);
+    outer.args(&program[1..]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
 }
 
 /// Starts a process in a role.

@@ -1,0 +1,269 @@
+//! A named lock, as a handle keeps it: from the fast path to what its owner has to be told.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::shared::SharedSpace;
+use super::wait::{Obituary, Refusal, Wait, stamp, wake_one};
+use crate::holder::{Abandoned, Holder};
+use crate::os::clock::{Deadline, Monotonic};
+use crate::os::fork::ForkWord;
+use crate::os::map::Table;
+use crate::protocol::mutex::{Acquired, Failure};
+use crate::protocol::word::{OwnerWord, Slot};
+use crate::segment::format::{Entry, Kind, Meta, Place, load_printable};
+use crate::segment::names;
+use crate::segment::waiters::Target;
+use crate::{Error, Result};
+
+/// One acquisition of a lock: which one, and in which entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Acquisition {
+    word: OwnerWord,
+    entry: u32,
+}
+
+/// An acquisition that took its time, and what it found out.
+#[derive(Debug)]
+pub(crate) struct Waited {
+    pub(crate) acquisition: Acquisition,
+    pub(crate) abandoned: Option<Box<Abandonment>>,
+}
+
+/// A death that the acquisition was told of.
+#[derive(Debug)]
+pub(crate) struct Abandonment {
+    pub(crate) told: Abandoned,
+    /// The slot of the dead, to be cleaned up when the lock is released.
+    slot: Option<Slot>,
+}
+
+/// A named lock, as a handle keeps it.
+#[derive(Debug)]
+pub(crate) struct SharedLock {
+    // What the fast path touches, without going through `space`.
+    me: ForkWord,
+    entries: Table<Entry>,
+    /// A packed [`Place`]: where the name was the last time.
+    place: AtomicU64,
+    /// The free word that this handle left behind, with which the next acquisition starts.
+    guess: AtomicU64,
+    space: Arc<SharedSpace>,
+    name: Arc<str>,
+    kind: Kind,
+}
+
+impl Clone for SharedLock {
+    fn clone(&self) -> Self {
+        Self {
+            me: self.me.clone(),
+            entries: self.entries.clone(),
+            space: self.space.clone(),
+            name: self.name.clone(),
+            kind: self.kind,
+            place: AtomicU64::new(self.place.load(Relaxed)),
+            guess: AtomicU64::new(self.guess.load(Relaxed)),
+        }
+    }
+}
+
+impl SharedLock {
+    pub(crate) fn new(space: &Arc<SharedSpace>, name: &str, kind: Kind) -> Result<Self> {
+        names::check(name)?;
+        let name: Arc<str> = name.into();
+        let place = space.look_up(&name, kind)?;
+        Ok(Self {
+            me: space.me.clone(),
+            entries: space.segment.entries.clone(),
+            place: AtomicU64::new(place.pack()),
+            guess: AtomicU64::new(0),
+            space: space.clone(),
+            name,
+            kind,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The code of this process's slot; 0 in a forked child that did not join yet.
+    #[inline(always)]
+    fn slot_code(&self) -> u16 {
+        self.me.get() as u16
+    }
+
+    #[inline(always)]
+    fn entry(&self, index: u32) -> &Entry {
+        // A place comes from the table itself, so it is inside.
+        &self.entries[index as usize]
+    }
+
+    /// Whether the entry still belongs to this name. To be asked while holding the entry's lock.
+    #[inline(always)]
+    fn is_ours(&self, place: Place) -> bool {
+        // Relaxed: the name changes under the lock that the caller acquired with Acquire.
+        Meta(self.entry(place.entry).meta.load(Relaxed)).generation() == place.generation
+    }
+
+    /// Acquires the lock if it is free. `Err(Some(_))`: acquired, but there is more to find out about it, which
+    /// [`acquire`](Self::acquire) does; `Err(None)`: not acquired.
+    #[inline(always)]
+    pub(crate) fn acquire_fast(&self, thread: u32) -> std::result::Result<Acquisition, Option<Acquisition>> {
+        let code = self.slot_code();
+        if code == 0 {
+            return Err(None);
+        }
+        let place = Place::unpack(self.place.load(Relaxed));
+        let guess = OwnerWord(self.guess.load(Relaxed));
+        match self.entry(place.entry).lock.try_acquire(Slot::own(code), thread, guess) {
+            Ok(word) => {
+                let acquisition = Acquisition { word, entry: place.entry };
+                if word.is_abandoned() || !self.is_ours(place) {
+                    return Err(Some(acquisition));
+                }
+                Ok(acquisition)
+            }
+            Err(_) => Err(None),
+        }
+    }
+
+    /// Lets go of a lock that turned out to be another name's. Who has to be told of a death still is.
+    #[cold]
+    fn put_back(&self, entry: &Entry, acquired: Acquired<Obituary>) {
+        let word = acquired.word;
+        let freed = if word.is_abandoned() {
+            let pid = match acquired.obituary {
+                Some(dead) => u64::from(dead.pid),
+                None => entry.dead.load(Relaxed) >> 32,
+            };
+            entry.dead.store(pid << 32 | word.epoch() & 0xFFFF_FFFF, Relaxed);
+            word.abandon()
+        } else {
+            word.release()
+        };
+        if entry.lock.owner.compare_exchange(word.0, freed.0, SeqCst, Relaxed).is_ok() {
+            entry.lock.wake_sleepers(freed, wake_one);
+        }
+    }
+
+    /// Acquires the lock, waiting until `deadline`.
+    /// `begun` is what [`acquire_fast`](Self::acquire_fast) left to be looked at.
+    pub(crate) fn acquire(&self, thread: u32, deadline: Deadline, mut begun: Option<Acquisition>) -> Result<Waited> {
+        let space = &*self.space;
+        let started = Monotonic::now();
+        loop {
+            let (slot, incarnation) = space.member()?;
+            let mut place = Place::unpack(self.place.load(Relaxed));
+            if let Some(begun) = begun.filter(|begun| begun.entry != place.entry) {
+                // Another thread found out meanwhile where the name is now.
+                place = Place { entry: begun.entry, generation: place.generation.wrapping_sub(1) };
+            }
+            let entry = self.entry(place.entry);
+            let wait = Wait {
+                space,
+                words: &entry.lock,
+                since: Some(&entry.since),
+                target: Target::Lock(place),
+                slot,
+                incarnation,
+                thread,
+                started,
+                deadline,
+                sleeps: Cell::new(0),
+                enlisted: RefCell::new(None),
+            };
+            let outcome = match begun.take() {
+                Some(begun) => Ok(Acquired { word: begun.word, obituary: None }),
+                None => wait.acquire(),
+            };
+            // Also what we gave up waiting for may be another name's lock by now.
+            let moved = !self.is_ours(place);
+            match outcome {
+                Ok(acquired) if moved => self.put_back(entry, acquired),
+                Ok(acquired) => return Ok(self.welcome(entry, place, acquired)),
+                Err(Failure::Refused(Refusal::TimedOut)) if moved => {
+                    let waited = Monotonic::now().since(started);
+                    return Err(Error::TimedOut { name: self.name.clone(), holder: None, waited });
+                }
+                Err(_) if moved => {}
+                Err(failure) => return Err(wait.explain(failure, &self.name)),
+            }
+            self.place.store(space.look_up(&self.name, self.kind)?.pack(), Relaxed);
+        }
+    }
+
+    /// Stamps an acquisition and finds out what its owner has to be told.
+    fn welcome(&self, entry: &Entry, place: Place, acquired: Acquired<Obituary>) -> Waited {
+        let word = acquired.word;
+        entry.since.store(stamp::new(word, Monotonic::now(), true), Relaxed);
+        let abandoned = word.is_abandoned().then(|| {
+            // The acquisition before ours is the one that death ended.
+            let epoch = word.epoch() - 1;
+            let token = self.space.segment.header.token_base + epoch;
+            let (pid, command, slot) = match acquired.obituary {
+                Some(dead) => {
+                    entry.recovered.fetch_add(1, Relaxed);
+                    (Some(dead.pid), dead.command, Some(dead.slot))
+                }
+                None => {
+                    let noted = entry.dead.load(Acquire);
+                    let known = noted as u32 == epoch as u32 && noted >> 32 != 0;
+                    let command = known.then(|| load_printable(&entry.dead_command));
+                    (known.then_some((noted >> 32) as u32), command.unwrap_or_default(), None)
+                }
+            };
+            Box::new(Abandonment { told: Abandoned { token, pid, command }, slot })
+        });
+        Waited { acquisition: Acquisition { word, entry: place.entry }, abandoned }
+    }
+
+    #[inline(always)]
+    pub(crate) fn token(&self, acquisition: Acquisition) -> u64 {
+        self.space.token_of(acquisition.word)
+    }
+
+    /// Whether this process still holds that acquisition.
+    pub(crate) fn is_held(&self, acquisition: Acquisition) -> bool {
+        self.slot_code() == acquisition.word.slot_code()
+            && self.entry(acquisition.entry).lock.look() == acquisition.word
+    }
+
+    /// Ends an acquisition; `false` if it had ended before, or is another process's.
+    #[inline(always)]
+    pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
+        if self.slot_code() != acquisition.word.slot_code() {
+            return false;
+        }
+        match self.entry(acquisition.entry).lock.release(acquisition.word, wake_one) {
+            Ok(freed) => {
+                self.guess.store(freed.0, Relaxed);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Cleans up after the dead owner whose lock was taken over, now that the lock is released.
+    #[cold]
+    pub(crate) fn bury(&self, abandonment: &Abandonment) {
+        if let Some(slot) = abandonment.slot {
+            // If it fails, whoever needs the slot tries again.
+            let _ = self.space.recover_dead(Some(slot));
+        }
+    }
+
+    /// Who holds the lock now.
+    pub(crate) fn holder(&self) -> Result<Option<Holder>> {
+        let mut place = Place::unpack(self.place.load(Relaxed));
+        let entry = self.entry(place.entry);
+        if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
+            place = self.space.look_up(&self.name, self.kind)?;
+            self.place.store(place.pack(), Relaxed);
+        }
+        let entry = self.entry(place.entry);
+        Ok(self.space.holder_of(&entry.lock, Some(&entry.since)))
+    }
+}

@@ -1,0 +1,210 @@
+//! One wait of one thread for one lock: what the protocol asks of the world.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::shared::SharedSpace;
+use crate::Error;
+use crate::holder::Held;
+use crate::os::clock::{Deadline, Monotonic};
+use crate::os::futex::{self, Woken};
+use crate::os::liveness::Life;
+use crate::protocol::mutex::{Acquired, Failure, LockWords};
+use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::{Host, Verdict};
+use crate::segment::waiters::{Enlisted, Target};
+
+/// The first sleep of a wait is short: the owner may have died just after it was judged.
+const FIRST_SLEEP: Duration = Duration::from_millis(10);
+/// How long "alive" is believed without asking again.
+const BELIEVED: Duration = Duration::from_millis(5);
+/// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
+const SPINS: u32 = 40;
+const LONGEST_PAUSE: u32 = 8;
+
+pub(super) fn wake_one(word: &AtomicU64) -> bool {
+    futex::wake(word, 1) > 0
+}
+
+/// When an acquisition was first seen, in one word: the epoch it belongs to, whether that was its beginning, and when.
+pub(super) mod stamp {
+    use super::*;
+
+    const MILLIS_BITS: u32 = 38;
+    const EXACT: u64 = 1 << MILLIS_BITS;
+    const EPOCH_SHIFT: u32 = MILLIS_BITS + 1;
+
+    fn millis(now: Monotonic) -> u64 {
+        (now.0 / 1_000_000) & (EXACT - 1)
+    }
+
+    pub(crate) fn new(word: OwnerWord, now: Monotonic, exact: bool) -> u64 {
+        word.epoch() << EPOCH_SHIFT | if exact { EXACT } else { 0 } | millis(now)
+    }
+
+    /// Whether `stamp` is of the acquisition in `word`.
+    pub(crate) fn is_of(stamp: u64, word: OwnerWord) -> bool {
+        stamp >> EPOCH_SHIFT == (word.epoch() << EPOCH_SHIFT) >> EPOCH_SHIFT
+    }
+
+    pub(crate) fn read(stamp: u64, word: OwnerWord) -> Held {
+        if stamp == 0 || !is_of(stamp, word) {
+            return Held::Unknown;
+        }
+        let span = millis(Monotonic::now()).saturating_sub(stamp & (EXACT - 1));
+        let span = Duration::from_millis(span);
+        if stamp & EXACT != 0 { Held::For(span) } else { Held::AtLeast(span) }
+    }
+}
+
+/// Who died, read before it was judged.
+#[derive(Debug)]
+pub(crate) struct Obituary {
+    pub(super) pid: u32,
+    pub(super) command: String,
+    pub(super) slot: Slot,
+}
+
+/// Why the world ended a wait.
+pub(super) enum Refusal {
+    TimedOut,
+    Removed,
+}
+
+/// One wait of one thread for one lock.
+pub(super) struct Wait<'a> {
+    pub(super) space: &'a SharedSpace,
+    pub(super) words: &'a LockWords,
+    pub(super) since: Option<&'a AtomicU64>,
+    pub(super) target: Target,
+    pub(super) slot: Slot,
+    pub(super) incarnation: u32,
+    pub(super) thread: u32,
+    pub(super) started: Monotonic,
+    pub(super) deadline: Deadline,
+    /// Sleeps that ended by themselves.
+    pub(super) sleeps: Cell<u32>,
+    pub(super) enlisted: RefCell<Option<Enlisted>>,
+}
+
+impl Wait<'_> {
+    pub(super) fn acquire(&self) -> std::result::Result<Acquired<Obituary>, Failure<Refusal>> {
+        let seen = self.words.look();
+        match self.words.try_acquire(self.slot, self.thread, seen) {
+            Ok(word) => Ok(Acquired { word, obituary: None }),
+            Err(seen) => self.words.acquire_contended(self, self.slot, seen),
+        }
+    }
+
+    pub(super) fn explain(&self, failure: Failure<Refusal>, name: &Arc<str>) -> Error {
+        let space = self.space;
+        match failure {
+            Failure::Deadlock => Error::Deadlock { name: name.clone(), token: space.token_of(self.words.look()) },
+            Failure::Damaged(word) => {
+                Error::damaged(&space.segment.path, format!("lock \"{name}\" is {word:?}, whom nobody knows"))
+            }
+            Failure::Exhausted => Error::TokensExhausted { name: name.clone(), path: space.segment.space().into() },
+            Failure::Refused(Refusal::TimedOut) => Error::TimedOut {
+                name: name.clone(),
+                holder: space.holder_of(self.words, self.since).map(Box::new),
+                waited: Monotonic::now().since(self.started),
+            },
+            Failure::Refused(Refusal::Removed) => Error::Removed { path: space.segment.space().into() },
+        }
+    }
+}
+
+impl Host for Wait<'_> {
+    type Obituary = Obituary;
+    type Refusal = Refusal;
+
+    fn judge(&self, slot: Slot) -> Verdict<Obituary> {
+        let space = self.space;
+        let segment = &space.segment;
+        let Some(incarnation) = segment.incarnation(slot) else { return Verdict::Unregistered };
+        let now = Monotonic::now().0 / 1_000_000;
+        let Some(judged) = space.judged.get(slot.index() as usize) else { return Verdict::Unregistered };
+        let last = judged.load(Relaxed);
+        if (last >> 32) as u32 == incarnation && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32 {
+            return Verdict::Alive;
+        }
+        let Some(them) = segment.participant(slot) else { return Verdict::Unregistered };
+        // Before the verdict: afterwards somebody else may have moved in. If somebody did before, the word has changed.
+        let command = segment.command(slot);
+        match segment.judge(slot, &them, &space.me_as_judge()) {
+            Life::Dead(_) => Verdict::Dead(Obituary { pid: them.identity.pid, command, slot }),
+            Life::Alive | Life::Unknown(_) => {
+                judged.store((them.incarnation as u64) << 32 | now & 0xFFFF_FFFF, Relaxed);
+                Verdict::Alive
+            }
+        }
+    }
+
+    fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    fn spin(&self, step: u32) -> bool {
+        if step >= SPINS {
+            return false;
+        }
+        for _ in 0..1u32 << step.min(LONGEST_PAUSE) {
+            core::hint::spin_loop();
+        }
+        true
+    }
+
+    fn may_sleep(&self, seen: OwnerWord) -> std::result::Result<(), Refusal> {
+        let now = Monotonic::now();
+        if self.deadline.has_passed(now) {
+            return Err(Refusal::TimedOut);
+        }
+        // The first to see an acquisition notes when that was.
+        if let Some(since) = self.since {
+            let noted = since.load(Relaxed);
+            if noted == 0 || !stamp::is_of(noted, seen) {
+                // If it fails, somebody else noted it.
+                let _ = since.compare_exchange(noted, stamp::new(seen, now, false), Relaxed, Relaxed);
+            }
+        }
+        if self.sleeps.get() > 0 && self.space.segment.is_removed() {
+            return Err(Refusal::Removed);
+        }
+        Ok(())
+    }
+
+    fn enlist(&self) {
+        let enlisted = self.space.segment.enlist(self.slot, self.incarnation, self.thread, self.target);
+        *self.enlisted.borrow_mut() = enlisted;
+    }
+
+    fn delist(&self) -> bool {
+        let enlisted = self.enlisted.borrow_mut().take();
+        enlisted.is_none_or(|enlisted| self.space.segment.delist(&enlisted))
+    }
+
+    fn sleep(&self, owner: &AtomicU64, seen: OwnerWord) {
+        let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(self.space.check_interval);
+        let until = Monotonic::now().saturating_add(span);
+        let until = match self.deadline {
+            Deadline::At(at) => until.min(at),
+            Deadline::Never => until,
+        };
+        match futex::wait(owner, seen.low_half(), until) {
+            Woken::TimedOut => self.sleeps.set(self.sleeps.get() + 1),
+            // No futex: look again soon, as often as others would be woken.
+            Woken::Refused(_) => {
+                self.sleeps.set(self.sleeps.get() + 1);
+                std::thread::sleep(Duration::from_millis(1).min(until.since(Monotonic::now())));
+            }
+            Woken::Called | Woken::Changed | Woken::Signal => {}
+        }
+    }
+
+    fn wake(&self, owner: &AtomicU64) -> bool {
+        wake_one(owner)
+    }
+}

@@ -1,0 +1,132 @@
+//! The segment as bytes, seen and changed from outside as a peer would: by offsets of its own, not by the library's code.
+//! `src/docs/format.md` explains every number here.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+pub const HEADER_LEN: usize = 128;
+pub const VERSION_AT: usize = 8;
+pub const BYTE_ORDER_AT: usize = 12;
+pub const WORD_BITS_AT: usize = 16;
+const PARTICIPANTS_AT: u64 = 32;
+const NAMES_AT: u64 = 40;
+const INDEX_CELLS_AT: u64 = 44;
+const RECORDS_OFFSET_AT: u64 = 48;
+const INDEX_OFFSET_AT: u64 = 64;
+const ENTRIES_OFFSET_AT: u64 = 72;
+const CHECKSUM_AT: usize = 120;
+
+/// The owner word of the names' lock.
+pub const NAMES_LOCK_AT: u64 = 1024;
+
+/// A segment's file, opened on its own.
+#[derive(Debug)]
+pub struct Raw(File);
+
+/// An entry of the lock table, as its bytes say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawEntry {
+    pub at: u64,
+    pub owner: u64,
+    pub sleepers: u32,
+    pub meta: u64,
+    /// Empty where there is none.
+    pub name: String,
+}
+
+impl Raw {
+    /// The segment of the space in `directory`.
+    pub fn open(directory: impl AsRef<Path>) -> Self {
+        let path = directory.as_ref().join("segment");
+        Self(File::options().read(true).write(true).open(path).expect("a segment"))
+    }
+
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
+    pub fn u32_at(&self, at: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.0.read_exact_at(&mut bytes, at).expect("inside the segment");
+        u32::from_ne_bytes(bytes)
+    }
+
+    pub fn u64_at(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, at).expect("inside the segment");
+        u64::from_ne_bytes(bytes)
+    }
+
+    pub fn put(&self, at: u64, value: u64) {
+        self.0.write_all_at(&value.to_ne_bytes(), at).expect("the segment can be written");
+    }
+
+    pub fn put_u32(&self, at: u64, value: u32) {
+        self.0.write_all_at(&value.to_ne_bytes(), at).expect("the segment can be written");
+    }
+
+    /// Slot, incarnation and PID of everybody registered.
+    pub fn participants(&self) -> Vec<(u32, u32, u32)> {
+        let start = self.u64_at(RECORDS_OFFSET_AT);
+        (0..self.u32_at(PARTICIPANTS_AT))
+            .map(|slot| (slot, self.u64_at(start + u64::from(slot) * 256)))
+            .filter(|(_, state)| *state as u32 != 0)
+            .map(|(slot, state)| (slot, (state >> 32) as u32, state as u32))
+            .collect()
+    }
+
+    /// All entries, used or not.
+    pub fn entries(&self) -> Vec<RawEntry> {
+        let start = self.u64_at(ENTRIES_OFFSET_AT);
+        (0..u64::from(self.u32_at(NAMES_AT)))
+            .map(|index| {
+                let at = start + index * 256;
+                let meta = self.u64_at(at + 24);
+                let [.., state, _, len, _] = meta.to_be_bytes();
+                let mut name = vec![0; if state == 1 { len.into() } else { 0 }];
+                self.0.read_exact_at(&mut name, at + 64).expect("inside the segment");
+                RawEntry {
+                    at,
+                    owner: self.u64_at(at),
+                    sleepers: self.u32_at(at + 16),
+                    meta,
+                    name: String::from_utf8_lossy(&name).into_owned(),
+                }
+            })
+            .collect()
+    }
+
+    /// Where each cell of the index lies, and what is in it.
+    pub fn index(&self) -> Vec<(u64, u32)> {
+        let start = self.u64_at(INDEX_OFFSET_AT);
+        (0..u64::from(self.u32_at(INDEX_CELLS_AT)))
+            .map(|cell| start + cell * 4)
+            .map(|at| (at, self.u32_at(at)))
+            .collect()
+    }
+
+    /// The names that have an entry, one for each entry.
+    pub fn names(&self) -> Vec<String> {
+        self.entries().into_iter().map(|entry| entry.name).filter(|name| !name.is_empty()).collect()
+    }
+
+    pub fn entry(&self, name: &str) -> Option<RawEntry> {
+        self.entries().into_iter().find(|entry| entry.name == name)
+    }
+}
+
+/// The owner word of a lock that the participant in `slot` holds.
+pub fn held_by(slot: u32, epoch: u64) -> u64 {
+    let value = u64::from(slot) + 1;
+    let code = value << 1 | u64::from(value.count_ones() & 1);
+    epoch << 16 | code << 2
+}
+
+/// Makes a changed header look sound, as somebody's other version of the library would write it.
+pub fn seal(header: &mut [u8]) {
+    let checksum = header[..CHECKSUM_AT]
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    header[CHECKSUM_AT..HEADER_LEN].copy_from_slice(&checksum.to_ne_bytes());
+}
