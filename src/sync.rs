@@ -7,6 +7,9 @@
 //! (its issues 166 and 392). So the wrapper has two modes. In the *plain* mode every operation is what it
 //! says, which checks orderings; in the *RMW* mode every load is a `fetch_add(0)` and every store a
 //! `swap`, which explores all interleavings. Models run in both.
+//!
+//! What loom cannot check: it knows `SeqCst` only as a fence ([`total_order`]), and a fence orders more than the operations
+//! around it. Whether the *operations* are `SeqCst` where they must be is for reviewers.
 
 #[cfg(not(all(test, hostlock_loom)))]
 mod imp {
@@ -20,14 +23,29 @@ mod imp {
 
 #[cfg(all(test, hostlock_loom))]
 mod imp {
+    use core::cell::Cell;
     use core::sync::atomic::Ordering;
-    use std::sync::atomic::AtomicBool as Flag;
+    use std::time::Instant;
 
-    /// Whether loads and stores are made read-modify-writes. Set before a model starts.
-    pub(crate) static RMW: Flag = Flag::new(false);
+    std::thread_local! {
+        /// Whether loads and stores are made read-modify-writes. Set before a model starts. Of the thread, because tests run
+        /// side by side; loom runs all threads of a model as coroutines on the one that started it.
+        static RMW: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Sets the mode of all models that this thread runs from now on.
+    pub(crate) fn set_rmw(rmw: bool) {
+        RMW.set(rmw);
+    }
 
     fn rmw() -> bool {
-        RMW.load(Ordering::Relaxed)
+        RMW.get()
+    }
+
+    /// Seconds since it was made, for the reports of models: the protocol itself has no clock.
+    pub(crate) fn stopwatch() -> impl Fn() -> f64 {
+        let started = Instant::now();
+        move || started.elapsed().as_secs_f64()
     }
 
     macro_rules! wrapped {

@@ -166,7 +166,7 @@ impl SpaceBuilder {
         self
     }
 
-    /// The permissions of the space's file: `0o600` (the default) for one user, `0o660` for the group of the file. The second
+    /// The permissions of the space's file: `0o600` (the default) for one user, `0o660` for the group that the root belongs to. The second
     /// means to trust that group: whoever can write to a space can break every lock in it.
     pub fn mode(mut self, mode: u32) -> Self {
         self.options.mode = Some(mode);

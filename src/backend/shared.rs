@@ -41,16 +41,19 @@ struct Entered {
 }
 
 extern "C" fn before_fork() {
+    // In this order, as everywhere.
     SPACES.before_fork();
+    fork::NOT_NOW.before_fork();
 }
 
 extern "C" fn after_fork() {
+    fork::NOT_NOW.after_fork();
     SPACES.after_fork();
 }
 
 extern "C" fn in_forked_child() {
     fork::forget_thread();
-    SPACES.after_fork();
+    after_fork();
 }
 
 /// A space that this process is in.
@@ -72,11 +75,10 @@ pub(crate) struct SharedSpace {
 
 impl SharedSpace {
     pub(crate) fn open(options: &Options, check_interval: Duration) -> Result<Arc<Self>> {
+        fork::at_fork(before_fork, after_fork, in_forked_child)
+            .map_err(|e| Error::system("watch for forks in", options.name.as_ref(), e))?;
         let found = options.find()?;
         let id: FileId = found.id;
-        let registered = fork::at_fork(before_fork, after_fork, in_forked_child);
-        let path = || options.name.as_str().as_ref();
-        registered.map_err(|e| Error::system("watch for forks in", path(), e))?;
         let (segment, directory) = found.map(options)?;
 
         let mut spaces = SPACES.lock();
@@ -163,6 +165,10 @@ impl SharedSpace {
 
     /// What judging others needs to know of us.
     pub(super) fn me_as_judge(&self) -> Identity {
+        if self.me.get() == 0 {
+            // A forked child, perhaps in a namespace of its own, that only looks.
+            return Identity::mine();
+        }
         let [pid_namespace, time_namespace, boot] = self.namespaces.each_ref().map(|mark| mark.load(Relaxed));
         Identity { pid: std::process::id(), pid_inode: 0, start_time: 0, pid_namespace, time_namespace, boot }
     }

@@ -1,7 +1,7 @@
 //! One wait of one thread for one lock: what the protocol asks of the world.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::{AtomicU64, fence};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +122,8 @@ impl Host for Wait<'_> {
     type Refusal = Refusal;
 
     fn judge(&self, slot: Slot) -> Verdict<Obituary> {
+        // The word may have been read without Acquire. Pairs with the fence in `try_move_in`: whoever is in the word is in the record.
+        fence(Acquire);
         let space = self.space;
         let segment = &space.segment;
         let Some(incarnation) = segment.incarnation(slot) else { return Verdict::Unregistered };

@@ -121,6 +121,9 @@ impl<T> Guarded<T> {
     }
 }
 
+/// Held for moments in which a descriptor holds a lock that nobody else may come to have, as a forked child would.
+pub(crate) static NOT_NOW: Guarded<()> = Guarded::new(());
+
 thread_local! {
     static THREAD: Cell<u32> = const { Cell::new(0) };
 }

@@ -30,7 +30,7 @@ impl Identity {
         Self {
             pid,
             pid_inode: open_pidfd(pid).ok().and_then(|fd| pidfd_inode(&fd)).unwrap_or(0),
-            start_time: start_time(pid).unwrap_or(0),
+            start_time: start_time_in("self").unwrap_or(0),
             pid_namespace: namespace("pid"),
             time_namespace: namespace("time"),
             boot: boot(),
@@ -69,9 +69,21 @@ pub(crate) fn pidfd_inode(fd: &OwnedFd) -> Option<u64> {
     Some(fstat(fd).ok()?.st_ino)
 }
 
-/// Field 22 of `/proc/PID/stat`. `None` tells nothing: `/proc` may be hidden.
+/// When the process `pid` of my PID namespace started. `None` tells nothing: `/proc` may be hidden, or be that of another
+/// namespace, where the number is somebody else's.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    // My PIDs, from the namespace that this /proc shows down to mine: one if that is the same.
+    let mut pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_ascii_whitespace();
+    match (pids.next(), pids.next()) {
+        (Some(_), None) => start_time_in(&pid.to_string()),
+        _ => None,
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`.
+fn start_time_in(process: &str) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The command stands in parentheses and may hold anything, so count from the last one.
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }

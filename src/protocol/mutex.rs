@@ -45,7 +45,7 @@ use crate::sync::{AtomicU32, AtomicU64, total_order};
 
 /// In the count of sleepers: one of them was woken and has not looked yet. Harmless if stray: the next one to go to sleep
 /// takes it away. (Missing, it costs a wake call.)
-const WOKEN: u32 = 1 << 31;
+pub(super) const WOKEN: u32 = 1 << 31;
 
 /// The words of one lock, as they lie in the segment.
 #[repr(C)]
@@ -275,7 +275,8 @@ impl LockWords {
     fn wake_contended(&self, mut freed: OwnerWord, mut sleepers: u32, mut wake: impl FnMut(&AtomicU64) -> bool) {
         while sleepers & WOKEN == 0 && sleepers != 0 {
             // SeqCst, as are the two operations below: invariant 6.
-            if let Err(now) = self.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, Relaxed) {
+            // Also on failure, for the mark may be found that way.
+            if let Err(now) = self.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, SeqCst) {
                 sleepers = now;
                 continue;
             }

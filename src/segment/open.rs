@@ -25,6 +25,7 @@ use super::format::{Choice, Flaw, HEADER_LEN, Header, VERSION};
 use crate::digest::fnv1a;
 use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
+use crate::os::fork;
 use crate::os::map::Mapping;
 use crate::protocol::word::Slot;
 use crate::{Error, Result};
@@ -153,10 +154,8 @@ impl Options {
 
     /// The space's own directory, created if need be.
     fn directory(&self, path: &Path) -> Result<File> {
-        let rights = if self.for_a_group() { 0o770 } else { 0o700 };
-        match DirBuilder::new().mode(rights).create(path) {
-            Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(rights))
-                .map_err(|e| Error::system("set the rights of", path, e))?,
+        match self.make_directory(path) {
+            Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             // It may be there all the same, in a root that we may not write to.
             Err(_) if path.exists() => {}
@@ -185,6 +184,30 @@ impl Options {
         }
     }
 
+    /// Creates the directory with the rights it is to have, at once: a group's takes its name when it has them.
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
+        if !self.for_a_group() {
+            return private(path);
+        }
+        if path.exists() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let new = path.with_file_name(format!(".{}.new.{}", self.name, std::process::id()));
+        match private(&new) {
+            // What a killed creator left, whose PID we have now; or another thread of ours is at it.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
+        let made = adopt_group(&new)
+            .and_then(|()| fs::set_permissions(&new, fs::Permissions::from_mode(0o770)))
+            .and_then(|()| Ok(renameat2(AT_FDCWD, &new, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)?));
+        if made.is_err() {
+            let _ = fs::remove_dir(&new);
+        }
+        made
+    }
+
     /// Finds the space's file, creating the space if there is none.
     pub(crate) fn find(&self) -> Result<Found> {
         self.check()?;
@@ -209,13 +232,18 @@ impl Options {
                     Obstacle::Creator
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
+                    // A child that had a copy of the description would keep everybody out for as long as it lives.
+                    let _not_now = fork::NOT_NOW.lock();
                     if lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)? {
                         if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && !path.exists() {
                             self.create(&space, &path).inspect_err(|_| {
                                 // If nothing is in it, which is what it is without a segment.
                                 let _ = fs::remove_dir(&space);
+                                let _ = FileExt::unlock(&directory);
                             })?;
                         }
+                        // In so many words: a child may have the description from before it was locked.
+                        FileExt::unlock(&directory).map_err(cannot_lock)?;
                         continue;
                     } else if lock(FileExt::try_lock_shared(&directory)).map_err(cannot_lock)? {
                         Obstacle::Users
@@ -263,6 +291,9 @@ impl Options {
         let made = place(&file, space).and_then(|place| {
             let header = Header::new(choice, wall_clock_nanos(), place);
             allocate(&file, header.size)?;
+            if self.for_a_group() {
+                adopt_group(&new)?;
+            }
             file.set_permissions(fs::Permissions::from_mode(header.mode))?;
             std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
             // On a disk: a crash of the machine leaves either no segment or a whole one.
@@ -294,6 +325,12 @@ enum Obstacle {
 fn place(file: &File, space: &Path) -> io::Result<u64> {
     let inodes = [file.metadata()?.ino(), fs::metadata(space)?.ino()];
     Ok(fnv1a(bytemuck::bytes_of(&inodes)))
+}
+
+/// Gives what lies at `path` to the group that its directory belongs to: the creator's own may be another.
+fn adopt_group(path: &Path) -> io::Result<()> {
+    let group = fs::metadata(path.parent().unwrap_or(path))?.gid();
+    std::os::unix::fs::lchown(path, None, Some(group))
 }
 
 /// Really allocates `size` bytes: a full tmpfs is an error now and not a SIGBUS later. (fs2's `allocate` reports it as success.)

@@ -22,7 +22,7 @@ use super::format::{Record, load_printable, store_text};
 use crate::os::clock::wall_clock_nanos;
 use crate::os::identity::{self, Identity};
 use crate::os::liveness::{self, Evidence, Life};
-use crate::os::{byte_lock, byte_lock::Presence, futex};
+use crate::os::{byte_lock, byte_lock::Presence, fork, futex};
 use crate::protocol::recovery;
 use crate::protocol::word::Slot;
 use crate::{Error, Result};
@@ -176,6 +176,9 @@ impl Segment {
         store_text(&record.command, &identity::command());
         // Release: the fields above. Pairs with the Acquire in `participant`.
         record.state.store(state_of(incarnation, me.pid), Release);
+        // Acquiring a lock is no `Release`: without this, whoever reads our slot in a word could still find the one before us there,
+        // dead. Pairs with the fence in `Host::judge`.
+        fence(Release);
         Ok(Some(Membership { slot, incarnation, identity: *me, presence }))
     }
 
@@ -196,6 +199,8 @@ impl Segment {
             if is_dead().is_none() {
                 continue;
             }
+            // A child that had a copy of the description would keep the byte for as long as it lives.
+            let _not_now = fork::NOT_NOW.lock();
             let file = self.reopen()?;
             let byte = RECOVERY_BYTES + u64::from(slot.index());
             if !byte_lock::try_lock(&file, byte).map_err(|e| Error::system("clean up in", &self.path, e))? {

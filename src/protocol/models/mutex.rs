@@ -1,202 +1,96 @@
-//! The mutex, taken over and not.
+//! Models of [`mutex`](super::super::mutex) among the living.
 //!
-//! The bodies are generic over [`Locking`], so that `seeded` runs the very same ones over versions with a bug.
+//! The bodies are generic over [`Algorithm`], so that [`seeded`](super::seeded) runs the very same ones over wrong versions. Each
+//! of them checks exclusion and tokens at every acquisition, and rest at the end; the tests are named for what they are best at.
 
-use core::sync::atomic::Ordering::SeqCst;
+use super::world::{Algorithm, Real, World, join};
+use super::{Mode, explore};
 
-use loom::sync::Arc;
-use loom::thread;
-
-use super::{Actor, World, explore, slot};
-use crate::protocol::mutex::{Acquired, Failure};
-use crate::protocol::recovery;
-use crate::protocol::word::{OwnerWord, Slot};
-
-/// The two calls of a mutex, as they are or with a bug.
-pub(super) trait Locking: Copy + Send + Sync + 'static {
-    fn acquire(self, actor: &Actor<'_>, me: Slot) -> Result<Acquired<()>, Failure<()>>;
-    fn release(self, world: &World, mine: OwnerWord);
-    /// The second half of a release that left `freed`.
-    fn wake_sleepers(self, world: &World, freed: OwnerWord);
-}
-
-/// The mutex as it is.
-#[derive(Clone, Copy)]
-pub(super) struct Real;
-
-impl Locking for Real {
-    fn acquire(self, actor: &Actor<'_>, me: Slot) -> Result<Acquired<()>, Failure<()>> {
-        let words = &actor.world.words;
-        // A guess that may be wrong, as a handle's may.
-        match words.try_acquire(me, actor.id as u32 + 1, OwnerWord(0)) {
-            Ok(word) => Ok(Acquired { word, obituary: None }),
-            Err(seen) => words.acquire_contended(actor, me, seen),
-        }
-    }
-
-    fn release(self, world: &World, mine: OwnerWord) {
-        assert!(world.words.release(mine, |_| world.wake_one()).is_ok(), "{mine:?} was taken from a living owner");
-    }
-
-    fn wake_sleepers(self, world: &World, freed: OwnerWord) {
-        world.words.wake_sleepers(freed, |_| world.wake_one());
-    }
-}
-
-fn pass(world: &World, id: usize, locking: impl Locking) {
-    let acquired = locking.acquire(&Actor::new(world, id), slot(id)).expect("it waits until it has it");
-    world.use_data(acquired.word);
-    locking.release(world, acquired.word);
-}
-
-/// So many participants, each of which acquires so often.
-pub(super) fn all_pass(locking: impl Locking, actors: usize, times: usize) {
+/// So many participants, each of which takes one turn.
+pub(super) fn turns(algorithm: impl Algorithm, threads: usize, spins: u32) {
     let world = World::new();
-    let threads: Vec<_> = (1..actors)
-        .map(|id| {
-            let world = Arc::clone(&world);
-            thread::spawn(move || (0..times).for_each(|_| pass(&world, id, locking)))
-        })
-        .collect();
-    (0..times).for_each(|_| pass(&world, 0, locking));
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let log = world.judge_history();
-    assert_eq!(log.len(), actors * times);
-    assert_eq!(log.last().unwrap().0, log.len() as u64, "one token for each acquisition");
-    assert!(log.iter().all(|(_, abandoned)| !abandoned), "nobody died");
+    let turn = |number| world.spawn(number, move |me| me.spinning(spins).take_turn(algorithm));
+    join((0..threads).map(turn).collect());
+    world.assert_at_rest();
 }
 
-/// A dead owner, and so many survivors: each gets the lock, and the first one is told.
-pub(super) fn survivors_take_over(locking: impl Locking, survivors: usize) {
-    let world = World::with_dead_owner(slot(3));
-    let threads: Vec<_> = (1..survivors)
-        .map(|id| {
-            let world = Arc::clone(&world);
-            thread::spawn(move || pass(&world, id, locking))
-        })
-        .collect();
-    pass(&world, 0, locking);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let log = world.judge_history();
-    let told: Vec<_> = log.iter().map(|(_, abandoned)| *abandoned).collect();
-    assert!(told[0] && !told[1..].contains(&true), "told once, and first: {log:?}");
-    assert_eq!(log[0].0, 2, "the dead one had 1");
-}
-
-/// A dead owner's slot is cleaned up and moved into by somebody who acquires the same lock at once, while others wait for it.
-pub(super) fn slot_is_reborn(locking: impl Locking, waiters: usize) {
-    let world = World::with_dead_owner(slot(3));
-    let threads: Vec<_> = (1..=waiters)
-        .map(|id| {
-            let world = Arc::clone(&world);
-            thread::spawn(move || pass(&world, id, locking))
-        })
-        .collect();
-    recovery::give_back(&world.words, slot(3), |_| (), |_| world.wake_one());
-    *world.dead.lock().unwrap() = None;
-    pass(&world, 3, locking);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let log = world.judge_history();
-    assert_eq!(log.len(), waiters + 1);
-    assert_eq!(log.iter().filter(|(_, abandoned)| *abandoned).count(), 1, "told once: {log:?}");
-}
-
-/// One of two waiters gives up, woken or timed out, while the owner releases and comes back. The other gets the lock.
-pub(super) fn one_gives_up(locking: impl Locking) {
+/// Two threads of one process, which nobody asks the oracle about.
+pub(super) fn threads_of_one_process(algorithm: impl Algorithm) {
     let world = World::new();
-    let held = world.words.try_acquire(slot(0), 1, OwnerWord(0)).expect("it is free");
-    let patient = {
-        let world = Arc::clone(&world);
-        thread::spawn(move || pass(&world, 1, locking))
-    };
-    let impatient = {
-        let world = Arc::clone(&world);
-        thread::spawn(move || {
-            let actor = Actor::impatient(&world, 2, 1);
-            if let Ok(acquired) = locking.acquire(&actor, slot(2)) {
-                world.use_data(acquired.word);
-                locking.release(&world, acquired.word);
+    join((0..2).map(|number| world.spawn(number, move |me| me.of_process(0).take_turn(algorithm))).collect());
+    world.assert_at_rest();
+}
+
+/// One holds the lock, releases it and may come back at once, past whoever was woken. Two others want it.
+pub(super) fn owner_releases(algorithm: impl Algorithm, comes_back: bool) {
+    let world = World::new();
+    let owner = world.participant(2);
+    let mine = owner.acquire(algorithm);
+    owner.hold(mine);
+    let turn = |number| world.spawn(number, move |me| me.take_turn(algorithm));
+    let others = (0..2).map(turn).collect();
+    owner.release(algorithm, mine);
+    if comes_back {
+        owner.take_turn(algorithm);
+    }
+    join(others);
+    world.assert_at_rest();
+}
+
+/// The owner releases and comes back, and one of the two others has a deadline, which passes at any moment: before it sleeps, in its sleep, or when it
+/// was woken and the lock is gone again.
+pub(super) fn one_gives_up(algorithm: impl Algorithm) {
+    let world = World::new();
+    let owner = world.participant(2);
+    let mine = owner.acquire(algorithm);
+    owner.hold(mine);
+    let threads = vec![
+        world.spawn(0, move |me| {
+            if let Some(mine) = me.with_deadline().try_to_acquire(algorithm) {
+                me.hold(mine);
+                me.release(algorithm, mine);
             }
-        })
-    };
-    locking.release(&world, held);
-    // Barging in, past whoever was woken.
-    if let Ok(again) = world.words.try_acquire(slot(0), 1, held.release()) {
-        world.use_data(again);
-        world.time_out(2);
-        locking.release(&world, again);
-    } else {
-        world.time_out(2);
+        }),
+        world.spawn(1, move |me| me.take_turn(algorithm)),
+        world.spawn(2, move |me| {
+            me.release(algorithm, mine);
+            me.take_turn(algorithm);
+        }),
+    ];
+    world.expire(0);
+    join(threads);
+    world.assert_at_rest();
+}
+
+#[test]
+fn mutex_enforces_mutual_exclusion() {
+    for mode in [Mode::Rmw, Mode::Plain] {
+        explore("two take turns", mode, 3, || turns(Real, 2, 0));
+        explore("two take turns, spinning", mode, 3, || turns(Real, 2, 1));
+        explore("two threads of one process", mode, 3, || threads_of_one_process(Real));
     }
-    patient.join().unwrap();
-    // If it sleeps for ever although the lock is free, this is where loom says so.
-    impatient.join().unwrap();
-    world.judge_history();
-}
-
-/// A releaser was overtaken between freeing the word and looking at the count: somebody else holds the lock, and releases it, while
-/// a third one goes to sleep. (From the start this would need more preemptions than the bound has.)
-pub(super) fn a_wake_comes_late(locking: impl Locking) {
-    let world = World::new();
-    let first = world.words.try_acquire(slot(0), 1, OwnerWord(0)).expect("it is free");
-    let freed = first.release();
-    assert!(world.words.owner.compare_exchange(first.0, freed.0, SeqCst, SeqCst).is_ok());
-    let second = world.words.try_acquire(slot(1), 2, freed).expect("it is free");
-    let late = {
-        let world = Arc::clone(&world);
-        thread::spawn(move || locking.wake_sleepers(&world, freed))
-    };
-    let sleeper = {
-        let world = Arc::clone(&world);
-        thread::spawn(move || pass(&world, 2, locking))
-    };
-    locking.release(&world, second);
-    late.join().unwrap();
-    sleeper.join().unwrap();
-    world.judge_history();
 }
 
 #[test]
-fn two_exclude_each_other_and_none_sleeps_on() {
-    explore("two pass", || all_pass(Real, 2, 1));
+fn tokens_grow_by_one_with_every_acquisition() {
+    explore("three take turns", Mode::Rmw, 3, || turns(Real, 3, 0));
+    explore("three take turns", Mode::Plain, 2, || turns(Real, 3, 0));
 }
 
 #[test]
-fn two_that_come_back_exclude_each_other_and_none_sleeps_on() {
-    explore("two pass twice", || all_pass(Real, 2, 2));
+fn no_wake_up_is_lost() {
+    explore("owner releases", Mode::Rmw, 3, || owner_releases(Real, false));
+    explore("owner releases", Mode::Plain, 3, || owner_releases(Real, false));
 }
 
 #[test]
-fn three_exclude_each_other_and_none_sleeps_on() {
-    explore("three pass", || all_pass(Real, 3, 1));
+fn no_wake_up_is_lost_when_somebody_barges_in() {
+    explore("owner comes back", Mode::Rmw, 3, || owner_releases(Real, true));
+    explore("owner comes back", Mode::Plain, 2, || owner_releases(Real, true));
 }
 
 #[test]
-fn a_dead_owner_is_followed_and_told_of_once() {
-    explore("two survivors", || survivors_take_over(Real, 2));
-}
-
-#[test]
-fn a_dead_owner_of_three_is_followed_and_told_of_once() {
-    explore("three survivors", || survivors_take_over(Real, 3));
-}
-
-#[test]
-fn nobody_takes_the_lock_from_the_next_one_in_a_dead_owners_slot() {
-    explore("slot reborn, a waiter", || slot_is_reborn(Real, 1));
-}
-
-#[test]
-fn two_waiters_take_nothing_from_the_next_one_in_a_dead_owners_slot() {
-    explore("slot reborn, two waiters", || slot_is_reborn(Real, 2));
-}
-
-#[test]
-fn a_late_wake_loses_nobody() {
-    explore("a late wake", || a_wake_comes_late(Real));
-}
-
-#[test]
-fn giving_up_swallows_no_wake() {
-    explore("one gives up", || one_gives_up(Real));
+fn giving_up_leaves_no_trace_and_swallows_no_wake() {
+    explore("one gives up", Mode::Rmw, 3, || one_gives_up(Real));
+    explore("one gives up", Mode::Plain, 1, || one_gives_up(Real));
 }

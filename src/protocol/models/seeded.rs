@@ -1,65 +1,60 @@
 //! Bugs that the models must catch, or they prove nothing.
 //!
-//! [`Buggy`] is the mutex written out once more, with a switch for each bug. The copy without a bug passes all models
-//! ([`the_copy_without_a_bug_passes`]), so it is the bug that is caught. A model that fails may abort, so each runs in a process of its own.
+//! [`Copied`] is the mutex written out once more, with a switch for each bug. Without a bug it passes ([`the_copy_is_right`]), so
+//! it is the bug that is caught. loom may abort where a model fails, so each bug runs in a process of its own.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::process::Command;
 
-use super::mutex::{Locking, a_wake_comes_late, all_pass, one_gives_up, slot_is_reborn, survivors_take_over};
-use super::{Actor, World, explore, explore_interleavings};
-use crate::protocol::mutex::{Acquired, Failure};
-use crate::protocol::word::{Owner, OwnerWord, Slot, Step};
-use crate::protocol::{Host, Verdict};
-use crate::sync::total_order;
-
-const WOKEN: u32 = 1 << 31;
+use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
+use super::super::word::{Owner, OwnerWord, Slot, Step};
+use super::super::{Host, Verdict, recovery};
+use super::world::{Algorithm, Outcome, Participant};
+use super::{Mode, explore, mutex, recovery as models};
+use crate::sync::{AtomicU64, total_order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
     None,
-    /// The release is a load and a store.
-    ReleaseIsNotAtomic,
-    /// The release does not say that what was written under the lock is to be seen.
+    /// What was written under the lock is not released.
     ReleaseIsRelaxed,
-    /// The releaser looks at the count before it frees the word.
-    LooksAtTheCountFirst,
-    /// The sleeper looks at the word, then counts itself.
-    LooksAtTheWordFirst,
-    /// Acquiring is a load and a store.
-    AcquireIsNotAtomic,
-    /// The take-over starts from the word as it is after the verdict, not as it was before.
-    TakesOverWhatItDidNotJudge,
-    /// The take-over is a store.
-    TakesOverByStore,
-    /// The take-over loses the mark that the owner died.
-    TakesOverInSilence,
-    /// The releaser takes the sleepers off the count, as glibc's robust mutex does with its mark.
-    ReleaserClearsTheCount,
-    /// A sleeper that was woken leaves the mark, and nobody else is woken until it goes to sleep again.
-    WokenMarkIsNeverCleared,
-    /// A releaser that marked a woken sleeper leaves the mark when there was none. (The first version of the mark did that.)
-    MarkStaysWhereNobodySlept,
-    /// It takes the mark back, and does not look whether another release relied on it.
-    MarkIsTakenBackWithoutALook,
-    /// Who gives up does not look whether it was woken for a free lock.
-    GivesUpWithoutALook,
+    /// What was written under the lock is not acquired.
+    AcquireIsRelaxed,
+    /// The releaser looks at the count, then frees the word.
+    CountIsReadBeforeTheRelease,
+    /// The sleeper looks at the word, then counts itself. Only an ordering: the kernel compares once more.
+    WordIsReadBeforeCounting,
+    /// One sleeper is not worth a wake.
+    OneSleeperIsNotWoken,
+    /// A sleeper leaves the mark "woken" where it is when it goes to sleep again.
+    MarkIsKeptBySleepers,
+    /// A releaser leaves the mark "woken" where it is although its wake woke nobody. (Was in the mutex until these models: a third
+    /// party barged in, and its release found a mark that nobody would take away.)
+    MarkIsKeptForNobody,
+    /// Whoever leaves does not look at the word.
+    LeavingWithoutALook,
+    /// The take-over starts from the word as it is after the verdict, not from the one that was judged.
+    TakeOverOfAnotherWord,
+    /// The take-over is a load and a store.
+    TakeOverByStore,
+    /// Giving back is a load and a store, over whoever took over in between.
+    GiveBackByStore,
 }
 
 #[derive(Clone, Copy)]
-struct Buggy(Bug);
+struct Copied(Bug);
 
-impl Buggy {
-    fn try_acquire(self, world: &World, me: Slot, mut seen: OwnerWord) -> Result<OwnerWord, OwnerWord> {
-        let owner = &world.words.owner;
+type Wake<'a> = &'a dyn Fn(&AtomicU64) -> bool;
+
+impl Copied {
+    fn has(self, bug: Bug) -> bool {
+        self.0 == bug
+    }
+
+    fn try_acquire(self, lock: &LockWords, me: Slot, mut seen: OwnerWord) -> Result<OwnerWord, OwnerWord> {
+        let order = if self.has(Bug::AcquireIsRelaxed) { Relaxed } else { Acquire };
         while let Step::To(held) = seen.acquire(me) {
-            if self.0 == Bug::AcquireIsNotAtomic {
-                seen = OwnerWord(owner.load(Acquire));
-                let Step::To(held) = seen.acquire(me) else { break };
-                owner.store(held.0, Relaxed);
-                return Ok(held);
-            }
-            match owner.compare_exchange(seen.0, held.0, Acquire, Relaxed) {
+            match lock.owner.compare_exchange(seen.0, held.0, order, Relaxed) {
                 Ok(_) => return Ok(held),
                 Err(now) => seen = OwnerWord(now),
             }
@@ -67,212 +62,209 @@ impl Buggy {
         Err(seen)
     }
 
-    fn take_over(self, world: &World, me: Slot, seen: OwnerWord) -> Result<OwnerWord, OwnerWord> {
-        let owner = &world.words.owner;
-        let from = match self.0 {
-            Bug::TakesOverWhatItDidNotJudge => OwnerWord(owner.load(Acquire)),
-            _ => seen,
-        };
-        if from.is_free() {
-            return Err(from);
+    fn take_over(self, lock: &LockWords, me: Slot, judged: OwnerWord) -> Result<OwnerWord, OwnerWord> {
+        let mut from = judged;
+        if self.has(Bug::TakeOverOfAnotherWord) || self.has(Bug::TakeOverByStore) {
+            let now = OwnerWord(lock.owner.load(Acquire));
+            if now != judged && (now.slot_code() != judged.slot_code() || self.has(Bug::TakeOverByStore)) {
+                return Err(now);
+            }
+            from = now;
         }
         let Step::To(taken) = from.take_over(me) else { unreachable!("tokens are left") };
-        let taken = match (self.0, from.release().acquire(me)) {
-            (Bug::TakesOverInSilence, Step::To(held)) => held,
-            _ => taken,
-        };
-        if self.0 == Bug::TakesOverByStore {
-            owner.store(taken.0, Relaxed);
+        if self.has(Bug::TakeOverByStore) {
+            lock.owner.store(taken.0, SeqCst);
             return Ok(taken);
         }
-        owner.compare_exchange(from.0, taken.0, Acquire, Relaxed).map(|_| taken).map_err(OwnerWord)
+        lock.owner.compare_exchange(from.0, taken.0, Acquire, Relaxed).map(|_| taken).map_err(OwnerWord)
     }
 
-    fn uncount(self, world: &World) {
-        let mut sleepers = world.words.sleepers.load(Relaxed);
-        loop {
-            let mark = if self.0 == Bug::WokenMarkIsNeverCleared { sleepers & WOKEN } else { 0 };
-            let fewer = (sleepers & !WOKEN).saturating_sub(1) | mark;
-            match world.words.sleepers.compare_exchange(sleepers, fewer, SeqCst, Relaxed) {
-                Ok(_) => break,
-                Err(now) => sleepers = now,
-            }
+    fn uncount(self, lock: &LockWords, wake: Wake<'_>) {
+        let mut sleepers = lock.sleepers.load(Relaxed);
+        while let Err(now) = lock.sleepers.compare_exchange(sleepers, (sleepers & !WOKEN) - 1, SeqCst, Relaxed) {
+            sleepers = now;
         }
         total_order();
-        let now = OwnerWord(world.words.owner.load(SeqCst));
-        if self.0 != Bug::GivesUpWithoutALook && now.is_free() {
-            self.wake_sleepers(world, now);
+        if !self.has(Bug::LeavingWithoutALook) && OwnerWord(lock.owner.load(SeqCst)).is_free() {
+            self.wake_sleepers(lock, wake);
+        }
+    }
+
+    fn wake_sleepers(self, lock: &LockWords, wake: Wake<'_>) {
+        total_order();
+        let mut sleepers = lock.sleepers.load(SeqCst);
+        let enough = if self.has(Bug::OneSleeperIsNotWoken) { 2 } else { 1 };
+        while sleepers & WOKEN == 0 && sleepers >= enough {
+            let before = lock.owner.load(SeqCst);
+            if let Err(now) = lock.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, SeqCst) {
+                sleepers = now;
+                continue;
+            }
+            if wake(&lock.owner) || self.has(Bug::MarkIsKeptForNobody) {
+                return;
+            }
+            sleepers = lock.sleepers.fetch_and(!WOKEN, SeqCst) & !WOKEN;
+            total_order();
+            let now = lock.owner.load(SeqCst);
+            if now == before || !OwnerWord(now).is_free() {
+                return;
+            }
         }
     }
 }
 
-impl Locking for Buggy {
-    fn acquire(self, actor: &Actor<'_>, me: Slot) -> Result<Acquired<()>, Failure<()>> {
-        let (world, words) = (actor.world, &actor.world.words);
-        let mut seen = match self.try_acquire(world, me, OwnerWord(0)) {
-            Ok(word) => return Ok(Acquired { word, obituary: None }),
-            Err(seen) => seen,
-        };
+impl Algorithm for Copied {
+    fn acquire(self, lock: &LockWords, host: &Participant, me: Slot) -> Outcome {
         let mut counted = false;
+        let mut seen = lock.look();
         let outcome = loop {
             match seen.owner() {
-                Owner::Nobody => match self.try_acquire(world, me, seen) {
+                Owner::Nobody => match self.try_acquire(lock, me, seen) {
                     Ok(word) => break Ok(Acquired { word, obituary: None }),
                     Err(now) => {
                         seen = now;
                         continue;
                     }
                 },
-                Owner::Held(slot) => {
-                    if let Verdict::Dead(()) = actor.judge(slot) {
-                        match self.take_over(world, me, seen) {
-                            Ok(word) => break Ok(Acquired { word, obituary: Some(()) }),
-                            Err(now) => {
-                                seen = now;
-                                continue;
-                            }
+                Owner::Held(slot) => match host.judge(slot) {
+                    Verdict::Alive => {}
+                    Verdict::Dead(obituary) => match self.take_over(lock, me, seen) {
+                        Ok(word) => break Ok(Acquired { word, obituary: Some(obituary) }),
+                        Err(now) => {
+                            seen = now;
+                            continue;
                         }
+                    },
+                    Verdict::Unregistered => {
+                        let now = lock.look();
+                        assert_ne!(now, seen, "damaged");
+                        seen = now;
+                        continue;
                     }
-                }
+                },
                 Owner::Damaged => unreachable!("{seen:?}"),
             }
-            if let Err(refusal) = actor.may_sleep(seen) {
+            if let Err(refusal) = host.may_sleep(seen) {
                 break Err(Failure::Refused(refusal));
             }
-            let early = OwnerWord(words.owner.load(SeqCst));
+            let early = self.has(Bug::WordIsReadBeforeCounting).then(|| {
+                total_order();
+                OwnerWord(lock.owner.load(SeqCst))
+            });
             if !counted {
-                words.sleepers.fetch_add(1, SeqCst);
+                lock.sleepers.fetch_add(1, SeqCst);
                 counted = true;
             }
-            if self.0 != Bug::WokenMarkIsNeverCleared {
-                words.sleepers.fetch_and(!WOKEN, SeqCst);
+            if !self.has(Bug::MarkIsKeptBySleepers) {
+                lock.sleepers.fetch_and(!WOKEN, SeqCst);
             }
-            total_order();
-            let now = match self.0 {
-                Bug::LooksAtTheWordFirst => early,
-                _ => OwnerWord(words.owner.load(SeqCst)),
-            };
+            let now = early.unwrap_or_else(|| {
+                total_order();
+                OwnerWord(lock.owner.load(SeqCst))
+            });
             if now == seen {
-                if self.0 == Bug::LooksAtTheWordFirst {
-                    // With the look at the word gone, so is the kernel's: as if it compared what was read before.
-                    actor.sleep(&crate::sync::AtomicU64::new(seen.0), seen);
-                } else {
-                    actor.sleep(&words.owner, seen);
-                }
-                seen = OwnerWord(words.owner.load(Acquire));
+                host.sleep(&lock.owner, seen);
+                seen = lock.look();
             } else {
                 seen = now;
             }
         };
         if counted {
-            self.uncount(world);
+            self.uncount(lock, &|owner| host.wake(owner));
         }
         outcome
     }
 
-    fn wake_sleepers(self, world: &World, mut freed: OwnerWord) {
-        total_order();
-        let count = &world.words.sleepers;
-        let mut sleepers = count.load(SeqCst);
-        while sleepers & WOKEN == 0 && sleepers != 0 {
-            let mark = if self.0 == Bug::ReleaserClearsTheCount { 0 } else { sleepers | WOKEN };
-            if let Err(now) = count.compare_exchange(sleepers, mark, SeqCst, Relaxed) {
-                sleepers = now;
-                continue;
-            }
-            if world.wake_one() || self.0 == Bug::MarkStaysWhereNobodySlept {
-                return;
-            }
-            sleepers = count.fetch_and(!WOKEN, SeqCst) & !WOKEN;
-            total_order();
-            let now = OwnerWord(world.words.owner.load(SeqCst));
-            if now == freed || !now.is_free() || self.0 == Bug::MarkIsTakenBackWithoutALook {
-                return;
-            }
-            freed = now;
-        }
-    }
-
-    fn release(self, world: &World, mine: OwnerWord) {
-        let owner = &world.words.owner;
+    fn release(self, lock: &LockWords, mine: OwnerWord, wake: Wake<'_>) -> Result<OwnerWord, OwnerWord> {
         let freed = mine.release();
-        let early = world.words.sleepers.load(SeqCst);
-        match self.0 {
-            Bug::ReleaseIsNotAtomic => {
-                assert_eq!(OwnerWord(owner.load(Relaxed)), mine);
-                owner.store(freed.0, Relaxed);
-            }
-            Bug::ReleaseIsRelaxed => {
-                owner.compare_exchange(mine.0, freed.0, Relaxed, Relaxed).expect("mine");
-            }
-            _ => {
-                let now = owner.compare_exchange(mine.0, freed.0, SeqCst, Relaxed);
-                assert!(now.is_ok(), "{mine:?} was taken from a living owner");
-            }
+        let order = if self.has(Bug::ReleaseIsRelaxed) { Relaxed } else { SeqCst };
+        let early = self.has(Bug::CountIsReadBeforeTheRelease).then(|| lock.sleepers.load(SeqCst));
+        lock.owner.compare_exchange(mine.0, freed.0, order, Relaxed).map_err(OwnerWord)?;
+        if early != Some(0) {
+            self.wake_sleepers(lock, wake);
         }
-        if self.0 == Bug::LooksAtTheCountFirst {
-            if early != 0 {
-                world.wake_one();
-            }
-        } else {
-            self.wake_sleepers(world, freed);
+        Ok(freed)
+    }
+
+    fn give_back(self, lock: &LockWords, dead: Slot, wake: Wake<'_>) -> Option<OwnerWord> {
+        if !self.has(Bug::GiveBackByStore) {
+            return recovery::give_back(lock, dead, |_| (), wake);
         }
+        let seen = lock.look();
+        (seen.slot_code() == dead.code()).then(|| {
+            lock.owner.store(seen.abandon().0, SeqCst);
+            self.wake_sleepers(lock, wake);
+            seen
+        })
     }
 }
 
-fn run(bug: Bug) {
-    let locking = Buggy(bug);
-    explore("seeded: two pass", move || all_pass(locking, 2, 1));
-    explore("seeded: three pass", move || all_pass(locking, 3, 1));
-    explore("seeded: survivors", move || survivors_take_over(locking, 2));
-    explore("seeded: slot reborn", move || slot_is_reborn(locking, 1));
-    explore("seeded: a late wake", move || a_wake_comes_late(locking));
-    explore_interleavings("seeded: one gives up", move || one_gives_up(locking));
+/// The models, from the quickest to the slowest.
+fn run(bug: Bug, mode: Mode, bound: usize, bound_of_the_slowest: usize) {
+    let algorithm = Copied(bug);
+    explore("seeded, two take turns", mode, bound, move || mutex::turns(algorithm, 2, 0));
+    explore("seeded, two survivors", mode, bound, move || models::survivors(algorithm, 2));
+    explore("seeded, slot reborn", mode, bound, move || models::slot_is_reborn(algorithm, 1));
+    explore("seeded, owner releases", mode, bound, move || mutex::owner_releases(algorithm, false));
+    explore("seeded, owner comes back", mode, bound, move || mutex::owner_releases(algorithm, true));
+    explore("seeded, one gives up", mode, bound_of_the_slowest, move || mutex::one_gives_up(algorithm));
 }
 
-const BUGS: &[Bug] = &[
-    Bug::ReleaseIsNotAtomic,
-    Bug::ReleaseIsRelaxed,
-    Bug::LooksAtTheCountFirst,
-    Bug::LooksAtTheWordFirst,
-    Bug::AcquireIsNotAtomic,
-    Bug::TakesOverWhatItDidNotJudge,
-    Bug::TakesOverByStore,
-    Bug::TakesOverInSilence,
-    Bug::ReleaserClearsTheCount,
-    Bug::WokenMarkIsNeverCleared,
-    Bug::MarkStaysWhereNobodySlept,
-    Bug::MarkIsTakenBackWithoutALook,
-    Bug::GivesUpWithoutALook,
+const DEADLOCK: &str = "deadlock";
+const UNORDERED: &str = "Causality violation";
+const OUT_OF_ORDER: &str = "the token after";
+const STOLEN: &str = "taken from the living";
+
+/// Each bug, the mode that catches it, and what is said then.
+const BUGS: &[(Bug, Mode, &[&str])] = &[
+    (Bug::ReleaseIsRelaxed, Mode::Plain, &[UNORDERED]),
+    (Bug::AcquireIsRelaxed, Mode::Plain, &[UNORDERED]),
+    (Bug::CountIsReadBeforeTheRelease, Mode::Rmw, &[DEADLOCK]),
+    (Bug::WordIsReadBeforeCounting, Mode::Plain, &[DEADLOCK]),
+    (Bug::OneSleeperIsNotWoken, Mode::Rmw, &[DEADLOCK]),
+    (Bug::MarkIsKeptBySleepers, Mode::Rmw, &[DEADLOCK]),
+    (Bug::MarkIsKeptForNobody, Mode::Rmw, &[DEADLOCK]),
+    (Bug::LeavingWithoutALook, Mode::Rmw, &[DEADLOCK]),
+    (Bug::TakeOverOfAnotherWord, Mode::Rmw, &[STOLEN, UNORDERED]),
+    (Bug::TakeOverByStore, Mode::Rmw, &[STOLEN, UNORDERED, OUT_OF_ORDER]),
+    (Bug::GiveBackByStore, Mode::Rmw, &[STOLEN, UNORDERED, OUT_OF_ORDER]),
 ];
 
+/// Names the bug that [`one_bug`] is to run with.
 const SEEDED: &str = "HOSTLOCK_SEEDED_BUG";
 
-/// In a process started by [`every_bug_is_caught`]: runs the models over one bug.
+/// In a process started by [`every_bug_is_caught`]: runs the models with one bug.
 #[test]
 fn one_bug() {
     let Ok(wanted) = std::env::var(SEEDED) else { return };
-    run(*BUGS.iter().find(|bug| format!("{bug:?}") == wanted).expect("a bug that exists"));
+    let (bug, mode, _) = BUGS.iter().find(|(bug, ..)| format!("{bug:?}") == wanted).expect("a bug that exists");
+    run(*bug, *mode, 3, 3);
 }
 
 #[test]
-fn the_copy_without_a_bug_passes() {
-    run(Bug::None);
+fn the_copy_is_right() {
+    run(Bug::None, Mode::Rmw, 3, 2);
+    run(Bug::None, Mode::Plain, 2, 1);
 }
 
 #[test]
 fn every_bug_is_caught() {
-    for bug in BUGS {
+    let (_, path) = module_path!().split_once("::").unwrap();
+    for (bug, mode, expected) in BUGS {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "protocol::models::seeded::one_bug", "--nocapture"])
+            .args(["--exact", &format!("{path}::one_bug"), "--nocapture"])
             .env(SEEDED, format!("{bug:?}"))
             .output()
             .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
+        let passed = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{bug:?} passed all models:\n{text}");
-        let passed = text.lines().filter(|line| line.starts_with("model seeded")).count();
-        let why = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or("aborted");
-        println!("seeded bug {bug:?}: caught after {passed} models passed: {why}");
+        assert!(!output.status.success(), "{bug:?} passed all models:\n{passed}");
+        let said = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or_default();
+        assert!(
+            expected.iter().any(|expected| said.contains(expected)),
+            "{bug:?} failed for another reason:\n{errors}"
+        );
+        let passed = passed.lines().filter(|line| line.contains("model seeded")).count();
+        println!("seeded bug {bug:?} ({mode:?}): caught after {passed} models passed: {said}");
     }
 }
