@@ -1,7 +1,7 @@
 //! A named lock, as a handle keeps it: from the fast path to what its owner has to be told.
 
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::os::fork::ForkWord;
 use crate::os::map::Table;
 use crate::protocol::mutex::{Acquired, Failure};
 use crate::protocol::word::{OwnerWord, Slot};
-use crate::segment::format::{Entry, Kind, Meta, Place, load_printable};
+use crate::segment::format::{Entry, Kind, Meta, Place, load_printable, store_text};
 use crate::segment::names;
 use crate::segment::waiters::Target;
 use crate::{Error, Result};
@@ -136,10 +136,14 @@ impl SharedLock {
         let word = acquired.word;
         let freed = if word.is_abandoned() {
             let pid = match acquired.obituary {
-                Some(dead) => u64::from(dead.pid),
+                Some(dead) => {
+                    entry.dead.store(0, Relaxed);
+                    store_text(&entry.dead_command, dead.command.as_bytes());
+                    u64::from(dead.pid)
+                }
                 None => entry.dead.load(Relaxed) >> 32,
             };
-            entry.dead.store(pid << 32 | word.epoch() & 0xFFFF_FFFF, Relaxed);
+            entry.dead.store(pid << 32 | word.epoch() & 0xFFFF_FFFF, Release);
             word.abandon()
         } else {
             word.release()

@@ -217,7 +217,7 @@ pub(crate) struct Record {
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    /// Incarnation (high half) and slot + 1 (low half) of the participant; 0: nobody.
+    /// Incarnation (high half) and slot + 1 (bits 16 to 31) of the participant; bit 15: not filled in yet; 0: nobody.
     pub(crate) who: AtomicU64,
     /// Entry + 1 (0: the names' lock), high half; the entry's generation, low half.
     pub(crate) what: AtomicU64,
@@ -334,9 +334,8 @@ impl Meta {
     }
 }
 
-/// Text in shared words: at most `N * 8` bytes, zero-padded.
+/// Text in shared words, cut to `N * 8` bytes and zero-padded.
 pub(crate) fn store_text<const N: usize>(words: &[AtomicU64; N], text: &[u8]) {
-    debug_assert!(text.len() <= N * 8);
     for (index, word) in words.iter().enumerate() {
         let mut bytes = [0; 8];
         let part = text.get(index * 8..).unwrap_or_default();

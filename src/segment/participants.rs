@@ -17,6 +17,8 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::fence;
 
+use std::time::Duration;
+
 use super::Segment;
 use super::format::{Record, load_printable, store_text};
 use crate::os::clock::wall_clock_nanos;
@@ -26,6 +28,9 @@ use crate::os::{byte_lock, byte_lock::Presence, fork, futex};
 use crate::protocol::recovery;
 use crate::protocol::word::Slot;
 use crate::{Error, Result};
+
+/// How often to try for a place while there are dead ones in the way, which somebody else cleans up.
+const JOIN_ATTEMPTS: u32 = 50;
 
 /// The recovery byte of slot 0. Presence bytes are those below.
 const RECOVERY_BYTES: u64 = 1 << 20;
@@ -133,19 +138,29 @@ impl Segment {
 
     /// Registers this process. A full table is cleared of the dead first.
     pub(crate) fn join(&self, me: &Identity) -> Result<Membership> {
-        for slot in self.slots() {
-            if self.participant(slot).is_none()
-                && let Some(membership) = self.try_move_in(slot, me)?
-            {
-                return Ok(membership);
+        for attempt in 0.. {
+            for slot in self.slots() {
+                if self.participant(slot).is_none()
+                    && let Some(membership) = self.try_move_in(slot, me)?
+                {
+                    return Ok(membership);
+                }
             }
-        }
-        self.recover_dead(me, None)?;
-        for slot in self.slots() {
-            if self.participant(slot).is_none()
-                && let Some(membership) = self.try_move_in(slot, me)?
-            {
-                return Ok(membership);
+            let recovered = self.recover_dead(me, None)?;
+            // Others may be cleaning up, or be faster in moving in; it takes each of them microseconds.
+            let dead_are_left = || {
+                let is_dead = |slot| {
+                    self.participant(slot).is_some_and(|them| matches!(self.judge(slot, &them, me), Life::Dead(_)))
+                };
+                self.slots().any(is_dead)
+            };
+            match attempt {
+                JOIN_ATTEMPTS.. => break,
+                _ if recovered > 0 => {}
+                _ if dead_are_left() => std::thread::sleep(Duration::from_millis(2)),
+                // Once more if somebody left meanwhile.
+                0 => {}
+                _ => break,
             }
         }
         Err(Error::Full { path: self.space().into(), what: "participants", capacity: self.header.participants })
