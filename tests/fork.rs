@@ -107,6 +107,8 @@ fn child_by(how: How, act: impl FnOnce()) -> Pid {
     if child != 0 {
         return Pid::from_raw(Errno::result(child).unwrap());
     }
+    // Also a child that outlives its parent, and hangs, ends. SAFETY: a number.
+    unsafe { libc::alarm(2 * PATIENCE.as_secs() as u32) };
     let content = catch_unwind(AssertUnwindSafe(act)).is_ok();
     // SAFETY: ends the child without running what is its parent's to run.
     unsafe { libc::_exit(if content { 0 } else { 101 }) }
@@ -773,12 +775,9 @@ mod roles {
 
     /// In a child that outlives its parent: until the test lets go of the other end of our input.
     fn stay() {
-        // SAFETY: one descriptor, which lives as long as the call; `alarm` takes a number.
-        unsafe {
-            libc::alarm(2 * PATIENCE.as_secs() as u32);
-            let mut input = libc::pollfd { fd: 0, events: 0, revents: 0 };
-            while libc::poll(&mut input, 1, -1) < 1 {}
-        }
+        let mut input = libc::pollfd { fd: 0, events: 0, revents: 0 };
+        // SAFETY: one descriptor, which lives as long as the call.
+        while unsafe { libc::poll(&mut input, 1, -1) } < 1 {}
     }
 }
 
