@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
+use support::raw::Raw;
 use support::{PATIENCE, act, hear, root, say, space, start, wait_until};
 
 /// A waiter that is fooled takes the lock at one of its first looks, of which there are half a dozen in this time.
@@ -259,16 +260,20 @@ mod roles {
         let mut guard = Some(mutex.lock().unwrap());
         let told = guard.as_ref().unwrap().abandoned().cloned().expect("a death");
         assert_eq!(told.pid, Some(dead.as_raw() as u32));
-        let before = space.usage();
+        // The dead one too: it is cleaned up after when the lock is released.
+        let registered = || Raw::open(space.path()).participants();
+        let before = registered();
+        assert_eq!(before.len(), 2);
         joins(child(|| {
             drop(guard.take());
-            assert_eq!(space.usage(), before, "it joined, or cleaned up");
+            assert_eq!(registered(), before, "it joined, or cleaned up");
         }));
         let guard = guard.unwrap();
         assert!(guard.is_held());
         // The mark is still there for the next one.
         assert_eq!(guard.abandoned(), Some(&told));
         guard.unlock().unwrap();
+        assert_eq!(registered().len(), 1);
         assert!(mutex.lock().unwrap().abandoned().is_none());
         say("content");
     }
