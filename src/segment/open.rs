@@ -265,6 +265,8 @@ impl Options {
                 }
                 _ => {}
             }
+            // In so many words, as above.
+            FileExt::unlock(&directory).map_err(cannot_lock)?;
             drop(directory);
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
