@@ -19,6 +19,26 @@ pub struct Holder {
     pub held: Held,
     /// The process lives in another PID namespace (a container), so `pid` is not a number to look up here.
     pub elsewhere: bool,
+    /// The process for which it holds its locks, if it said so ([`Space::act_on_behalf_of`](crate::Space::act_on_behalf_of)): the command that
+    /// `hostlock run` runs.
+    pub on_behalf_of: Option<Process>,
+}
+
+/// A process, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Process {
+    /// Its PID, as its own PID namespace numbers it.
+    pub pid: u32,
+    /// The name of the program that runs there, at most 32 bytes.
+    pub command: String,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {}", self.pid)?;
+        if self.command.is_empty() { Ok(()) } else { write!(f, " ({})", self.command) }
+    }
 }
 
 /// For how long a lock has been held.
@@ -41,6 +61,9 @@ impl fmt::Display for Holder {
         write!(f, "pid {}", self.pid)?;
         if !self.command.is_empty() {
             write!(f, " ({})", self.command)?;
+        }
+        if let Some(process) = &self.on_behalf_of {
+            write!(f, " on behalf of {process}")?;
         }
         if self.elsewhere {
             write!(f, " of another PID namespace")?;
@@ -109,11 +132,16 @@ mod tests {
             token: 42,
             held: Held::AtLeast(Duration::from_millis(3200)),
             elsewhere: false,
+            on_behalf_of: None,
         };
         assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for at least 3.2 s");
         holder.held = Held::For(Duration::from_secs(75));
         holder.elsewhere = true;
-        assert_eq!(holder.to_string(), "pid 4711 (rsync) of another PID namespace with token 42 for 75 s");
+        holder.on_behalf_of = Some(Process { pid: 4713, command: "sh".into() });
+        assert_eq!(
+            holder.to_string(),
+            "pid 4711 (rsync) on behalf of pid 4713 (sh) of another PID namespace with token 42 for 75 s"
+        );
     }
 
     #[test]

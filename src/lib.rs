@@ -79,7 +79,7 @@ mod segment;
 pub use {
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder, Usage},
     error::{Error, Result},
-    holder::{Abandoned, Held, Holder},
+    holder::{Abandoned, Held, Holder, Process},
 };
 
 /// How it works and why, for those who want to know. No code in here.

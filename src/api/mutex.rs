@@ -233,17 +233,33 @@ impl<L: Borrow<SharedLock>> Hold<L> {
     #[cold]
     fn release_told(&mut self) -> bool {
         let released = self.lock.borrow().release(self.acquisition);
-        match self.abandoned.take() {
-            // Not in a forked child, which released nothing and has no part in this.
-            Some(abandoned) if released => self.lock.borrow().bury(&abandoned),
-            _ => {}
-        }
+        self.bury(released);
         released
     }
 
+    /// Cleans up after the owner before us. Not in a forked child, which ended nothing and has no part in this.
+    fn bury(&mut self, ended: bool) {
+        match self.abandoned.take() {
+            Some(abandoned) if ended => self.lock.borrow().bury(&abandoned),
+            _ => {}
+        }
+    }
+
+    // In these two, `drop` tries once more and is refused: an acquisition ends once.
+
     fn unlock(mut self) -> Result<()> {
-        // `drop` tries once more, and is refused: an acquisition ends once.
-        match self.release() {
+        let released = self.release();
+        self.ended(released)
+    }
+
+    fn abandon(mut self) -> Result<()> {
+        let abandoned = self.lock.borrow().abandon(self.acquisition);
+        self.bury(abandoned);
+        self.ended(abandoned)
+    }
+
+    fn ended(&self, ended: bool) -> Result<()> {
+        match ended {
             true => Ok(()),
             false => Err(Error::Lost { name: self.lock.borrow().name().into(), token: self.token() }),
         }
@@ -328,6 +344,33 @@ macro_rules! guard {
             /// [`Error::Lost`] if it was not: then it was released by nobody's doing here, or this is a forked child.
             pub fn unlock(self) -> Result<()> {
                 self.hold.unlock()
+            }
+
+            /// Ends the acquisition as the death of this process would: the lock is free, and the next owner is told
+            /// ([`abandoned`](Self::abandoned)) that this process left what the lock guards half done.
+            ///
+            /// # Errors
+            /// [`Error::Lost`], as for [`unlock`](Self::unlock).
+            ///
+            /// ```
+            /// # let root = tempfile::tempdir()?;
+            /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
+            /// let mutex = space.mutex("ledger")?;
+            /// let guard = mutex.lock()?;
+            /// // ... half-way through it turns out that this cannot be finished, and not be undone either
+            /// guard.abandon()?;
+            /// let next = mutex.lock()?;
+            /// assert_eq!(next.abandoned().unwrap().pid, Some(std::process::id()));
+            /// # Ok::<_, Box<dyn std::error::Error>>(())
+            /// ```
+            pub fn abandon(self) -> Result<()> {
+                self.hold.abandon()
+            }
+
+            /// Notes the time, so that [`Holder::held`](crate::Holder::held) is exact from now on. An acquisition that had to wait
+            /// is noted as it is; one that did not reads no clock, which would cost several times as much as the lock.
+            pub fn stamp(&self) {
+                self.hold.lock.borrow().stamp(self.hold.acquisition);
             }
         }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +138,40 @@ impl Space {
     /// [`Error::Removed`] if the space's file is gone, [`Error::System`] if the system does not let us look.
     pub fn recover_dead(&self) -> Result<usize> {
         self.shared.recover_dead(None)
+    }
+
+    /// Lets the process that `command` starts, and every process that it starts in turn, carry on for this one: should this
+    /// process die, it counts as alive, and keeps its locks, for as long as any of them runs. `hostlock run` does so: its command's
+    /// children do not go on without the lock when `hostlock` is killed.
+    ///
+    /// When this process leaves the space in good order (its last `Space`, handle and guard are dropped), that ends for all of
+    /// them: what they leave behind keeps nothing.
+    ///
+    /// It works by descriptors that are inherited. So a process that closes those it does not know is not counted (`sudo`
+    /// does that, and programs that become daemons), and a child that is forked from here without `exec` is, until it uses the space itself.
+    ///
+    /// # Errors
+    /// [`Error::Removed`], [`Error::System`].
+    ///
+    /// ```no_run
+    /// # let space = hostlock::Space::open("myapp")?;
+    /// let guard = space.mutex("backup")?.lock_owned()?;
+    /// let mut rsync = std::process::Command::new("rsync");
+    /// space.pass_lifeline(rsync.args(["-a", "/home", "/backup"]))?;
+    /// rsync.status()?; // if we are killed here, "backup" is held until rsync has ended
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pass_lifeline(&self, command: &mut Command) -> Result<()> {
+        self.shared.pass_lifeline(command)
+    }
+
+    /// Notes that this process holds its locks on behalf of another, for people who ask who holds them
+    /// ([`Holder::on_behalf_of`](crate::Holder::on_behalf_of)). `command` is cut to 32 bytes. Nothing else follows from it.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Removed`] and [`Error::System`] in a forked child, which has to join first.
+    pub fn act_on_behalf_of(&self, pid: u32, command: &str) -> Result<()> {
+        self.shared.set_behalf(pid, command)
     }
 }
 

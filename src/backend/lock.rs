@@ -1,7 +1,7 @@
 //! A named lock, as a handle keeps it: from the fast path to what its owner has to be told.
 
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::os::fork::ForkWord;
 use crate::os::map::Table;
 use crate::protocol::mutex::{Acquired, Failure};
 use crate::protocol::word::{OwnerWord, Slot};
-use crate::segment::format::{Entry, Kind, Meta, Place, load_printable, store_text};
+use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::names;
 use crate::segment::waiters::Target;
 use crate::{Error, Result};
@@ -135,15 +135,12 @@ impl SharedLock {
     fn put_back(&self, entry: &Entry, acquired: Acquired<Obituary>) {
         let word = acquired.word;
         let freed = if word.is_abandoned() {
-            let pid = match acquired.obituary {
-                Some(dead) => {
-                    entry.dead.store(0, Relaxed);
-                    store_text(&entry.dead_command, dead.command.as_bytes());
-                    u64::from(dead.pid)
-                }
-                None => entry.dead.load(Relaxed) >> 32,
+            let dead = match acquired.obituary {
+                Some(dead) => Some((dead.pid, dead.command)),
+                None => entry.death_of(word.epoch() - 1),
             };
-            entry.dead.store(pid << 32 | word.epoch() & 0xFFFF_FFFF, Release);
+            let (pid, command) = dead.unwrap_or_default();
+            entry.note_death(word.epoch(), pid, &command);
             word.abandon()
         } else {
             word.release()
@@ -212,12 +209,10 @@ impl SharedLock {
                     entry.recovered.fetch_add(1, Relaxed);
                     (Some(dead.pid), dead.command, Some(dead.slot))
                 }
-                None => {
-                    let noted = entry.dead.load(Acquire);
-                    let known = noted as u32 == epoch as u32 && noted >> 32 != 0;
-                    let command = known.then(|| load_printable(&entry.dead_command));
-                    (known.then_some((noted >> 32) as u32), command.unwrap_or_default(), None)
-                }
+                None => match entry.death_of(epoch) {
+                    Some((pid, command)) => (Some(pid), command, None),
+                    None => (None, String::new(), None),
+                },
             };
             Box::new(Abandonment { told: Abandoned { token, pid, command }, slot })
         });
@@ -247,6 +242,28 @@ impl SharedLock {
                 true
             }
             Err(_) => false,
+        }
+    }
+
+    /// Ends an acquisition as our death would: the next owner is told. `false` if it had ended before, or is another process's.
+    pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
+        if !self.is_held(acquisition) {
+            return false;
+        }
+        let (entry, word) = (self.entry(acquisition.entry), acquisition.word);
+        entry.note_death(word.epoch(), std::process::id(), &self.space.segment.command(Slot::own(word.slot_code())));
+        let abandoned = entry.lock.owner.compare_exchange(word.0, word.abandon().0, SeqCst, Relaxed).is_ok();
+        if abandoned {
+            entry.lock.wake_sleepers(word.abandon(), wake_one);
+        }
+        abandoned
+    }
+
+    /// Notes the time as that of an acquisition.
+    pub(crate) fn stamp(&self, acquisition: Acquisition) {
+        if self.is_held(acquisition) {
+            let stamp = stamp::new(acquisition.word, Monotonic::now(), true);
+            self.entry(acquisition.entry).since.store(stamp, Relaxed);
         }
     }
 

@@ -3,13 +3,14 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use std::cell::{Cell, RefCell};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::wait::{Wait, stamp, wake_one};
-use crate::holder::{Held, Holder};
+use crate::holder::{Held, Holder, Process};
 use crate::os::clock::{Deadline, Monotonic};
-use crate::os::file::{FileId, KeptFile};
+use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::identity::Identity;
 use crate::os::liveness::Life;
@@ -61,11 +62,13 @@ extern "C" fn in_forked_child() {
 pub(crate) struct SharedSpace {
     pub(super) segment: Segment,
     /// With a shared `flock` for as long as we are in the space.
-    _directory: KeptFile,
+    directory: KeptFile,
     /// Code of our slot (low half) and incarnation (high half). Zero in a forked child until it joined by itself.
     pub(super) me: ForkWord,
     /// Only touched under [`SPACES`].
     membership: Mutex<Option<Membership>>,
+    /// Only touched under [`SPACES`].
+    lifeline: Mutex<Option<KeptFile>>,
     /// Of us, what judging others needs; a child may live in other namespaces.
     namespaces: [AtomicU64; 3],
     /// By slot: low half of the incarnation (high half) and when it was last judged alive (milliseconds, low half).
@@ -104,9 +107,10 @@ impl SharedSpace {
                 let judged = (0..segment.header.participants).map(|_| AtomicU64::new(0)).collect();
                 let space = Arc::new(Self {
                     segment,
-                    _directory: directory,
+                    directory,
                     me,
                     membership: Mutex::new(None),
+                    lifeline: Mutex::new(None),
                     namespaces: Default::default(),
                     judged,
                     check_interval,
@@ -127,6 +131,8 @@ impl SharedSpace {
         if let Some(parents) = membership.take() {
             parents.forget();
         }
+        // A copy of a parent's: whoever takes part itself does not carry on for it.
+        *self.lifeline.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let identity = Identity::mine();
         let joined = self.segment.join(&identity)?;
         let marks = [identity.pid_namespace, identity.time_namespace, identity.boot];
@@ -153,6 +159,27 @@ impl SharedSpace {
 
     fn slot_code(&self) -> u16 {
         self.me.get() as u16
+    }
+
+    /// Lets whatever `command` starts carry on for this process, should it die.
+    pub(crate) fn pass_lifeline(&self, command: &mut Command) -> Result<()> {
+        let (slot, _) = self.member()?;
+        let _spaces = SPACES.lock();
+        let mut lifeline = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner);
+        let lifeline = match &mut *lifeline {
+            Some(lifeline) => lifeline,
+            none => none.insert(self.segment.lifeline(slot)?),
+        };
+        file::pass_on(lifeline, command);
+        // Whoever carries on for us is in the space: nobody may create it anew meanwhile.
+        file::pass_on(&self.directory, command);
+        Ok(())
+    }
+
+    pub(crate) fn set_behalf(&self, pid: u32, command: &str) -> Result<()> {
+        let (slot, _) = self.member()?;
+        self.segment.set_behalf(slot, pid, command);
+        Ok(())
     }
 
     pub(crate) fn segment(&self) -> &Segment {
@@ -195,6 +222,7 @@ impl SharedSpace {
             token: self.token_of(seen),
             held: since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen)),
             elsewhere: them.identity.pid_namespace != me.pid_namespace,
+            on_behalf_of: self.segment.behalf(slot).map(|(pid, command)| Process { pid, command }),
         };
         // What was read belongs together only if the lock did not change hands meanwhile.
         (words.look() == seen).then_some(holder)
@@ -261,6 +289,11 @@ impl Drop for SharedSpace {
             Some(parents) if self.me.get() == 0 => parents.forget(),
             Some(mine) => {
                 self.me.set(0);
+                if let Some(lifeline) = self.lifeline.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+                    // In so many words: what was started by us, and lives on, has copies.
+                    self.segment.end_lifeline(mine.slot, &lifeline);
+                    file::unlock(&self.directory);
+                }
                 self.segment.leave(mine);
             }
             None => {}

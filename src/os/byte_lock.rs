@@ -43,6 +43,12 @@ pub(crate) fn is_locked(file: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
     Ok(query.l_type != libc::F_UNLCK as libc::c_short)
 }
 
+/// Gives `byte` back, for everybody who shares the description behind `file`.
+pub(crate) fn unlock(file: impl AsFd, byte: u64) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&flock(libc::F_UNLCK, byte)))?;
+    Ok(())
+}
+
 /// A byte lock that is held for as long as this process runs this program.
 ///
 /// Its description is kept open by a mapping of one inaccessible page and by no descriptor. So it survives a program that
@@ -85,6 +91,17 @@ mod tests {
 
     fn open(path: &std::path::Path) -> File {
         File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    #[test]
+    fn unlocking_in_so_many_words_ends_it_for_all_copies() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        let (mine, other) = (open(temp.path()), open(temp.path()));
+        let copy = mine.try_clone().unwrap();
+        assert!(try_lock(&mine, 7).unwrap());
+        unlock(&mine, 7).unwrap();
+        assert!(!is_locked(other.as_fd(), 7).unwrap());
+        drop(copy);
     }
 
     #[test]

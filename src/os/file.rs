@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 
 /// Which file, whatever its name is now.
@@ -78,6 +80,28 @@ impl Drop for KeptFile {
             // SAFETY: this is the only place that takes it, and the value is not used after `drop`.
             drop(unsafe { ManuallyDrop::take(&mut self.fd) });
         }
+    }
+}
+
+/// Lets the process that `command` starts inherit a copy of `file`, unless somebody closed it meanwhile.
+pub(crate) fn pass_on(file: &KeptFile, command: &mut Command) {
+    let (id, fd) = (file.id, file.fd.as_raw_fd());
+    let keep_open = move || {
+        // SAFETY: only looked at, and only if it is the file that it was.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        if fstat(fd).is_ok_and(|stat| FileId::of(&stat) == id) {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        Ok(())
+    };
+    // SAFETY: `fstat` and `fcntl` are async-signal-safe, and nothing here allocates.
+    unsafe { command.pre_exec(keep_open) };
+}
+
+/// Gives a `flock` back, for everybody who shares the description. What fails ends with the last copy.
+pub(crate) fn unlock(file: &KeptFile) {
+    if let Some(copy) = file.get().and_then(|fd| fd.try_clone_to_owned().ok()) {
+        let _ = fs2::FileExt::unlock(&File::from(copy));
     }
 }
 

@@ -108,13 +108,19 @@ pub(crate) fn command() -> [u8; COMMAND_LEN] {
         .and_then(|arg| std::path::Path::new(arg).file_name())
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
+    let name = cut(&name);
+    let mut command = [0; COMMAND_LEN];
+    command[..name.len()].copy_from_slice(name.as_bytes());
+    command
+}
+
+/// As much of a command's name as is kept.
+pub(crate) fn cut(name: &str) -> &str {
     let mut end = name.len().min(COMMAND_LEN);
     while !name.is_char_boundary(end) {
         end -= 1;
     }
-    let mut command = [0; COMMAND_LEN];
-    command[..end].copy_from_slice(&name.as_bytes()[..end]);
-    command
+    &name[..end]
 }
 
 #[cfg(test)]

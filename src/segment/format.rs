@@ -207,10 +207,14 @@ pub(crate) struct Record {
     /// None in this version.
     pub(crate) flags: AtomicU64,
     pub(crate) command: [AtomicU64; COMMAND_LEN / 8],
-    pub(crate) reserved: [AtomicU64; 4],
+    /// The PID of the process on whose behalf this one holds its locks; 0: on its own. Not of this process's making, so
+    /// never judged by.
+    pub(crate) behalf: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 3],
     /// For a word that the kernel marks when the thread that registered it dies. Unused in this version.
     pub(crate) life: [AtomicU64; 8],
-    pub(crate) reserved_too: [AtomicU64; 8],
+    pub(crate) behalf_command: [AtomicU64; COMMAND_LEN / 8],
+    pub(crate) reserved_too: [AtomicU64; 4],
 }
 
 /// A thread that sleeps, for whoever wants to know and for whoever has to clean up after it.
@@ -264,7 +268,7 @@ const _: () = {
     use core::mem::offset_of;
     assert!(HEADER_LEN == 128 && HEADER_LEN as u64 <= GLOBALS_AT);
     assert!(size_of::<Globals>() == 64 && GLOBALS_AT + 64 <= PAGE);
-    assert!(size_of::<Record>() == 256 && offset_of!(Record, life) == 128);
+    assert!(size_of::<Record>() == 256 && offset_of!(Record, behalf) == 96 && offset_of!(Record, life) == 128);
     assert!(size_of::<Waiter>() == 64);
     assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64);
 };
@@ -482,7 +486,7 @@ mod tests {
         assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand reserved);
         assert_described!("Lock words", LockWords: owner thread sleepers contended);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
-            flags command reserved life reserved_too);
+            flags command behalf reserved life behalf_command reserved_too);
         assert_described!("Waiter record", Waiter: who what thread since reserved);
         assert_described!("Entry", Entry: lock meta since lease swept hash name dead dead_command recovered reserved);
     }

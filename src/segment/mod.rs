@@ -4,8 +4,9 @@
 //! * [`open`]: roots and directories, creating and opening, "the file is gone".
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
 //! * [`names`]: from a name to its lock, and back to an unused place.
-//! * [`waiters`]: who sleeps on what.
+//! * [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 
+mod deaths;
 #[allow(unsafe_code)] // It says which types may lie in shared memory.
 pub(crate) mod format;
 pub(crate) mod names;

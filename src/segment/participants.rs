@@ -2,11 +2,12 @@
 //!
 //! A participant is one process. It lives for as long as byte *slot* of the file is locked by the description it joined with; the
 //! kernel lets go of that however the process ends. The record says who it is, for people and for the witness that goes by the
-//! process.
+//! process. It also lives for as long as its *lifeline* is held, a second byte, whose descriptor it may hand to processes that it
+//! starts: they carry on for it when it dies.
 //!
 //! Invariants:
 //!
-//! 1. Only whoever has a slot's byte writes its record, and only while nobody is registered there.
+//! 1. Only whoever has a slot's byte writes its record, and, but for what is shown to people, only while nobody is registered there.
 //! 2. A slot is given up (PID 0) after no lock word and no waiter record names it any more. So a record with PID 0 can be moved
 //!    into without further ado.
 //! 3. Cleaning up is serialised by the slot's recovery byte and can be done again from the start. Nobody waits for it: a waiter
@@ -17,16 +18,19 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::fence;
 
+use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Segment;
 use super::format::{Record, load_printable, store_text};
 use crate::os::clock::wall_clock_nanos;
+use crate::os::file::KeptFile;
 use crate::os::identity::{self, Identity};
 use crate::os::liveness::{self, Evidence, Life};
 use crate::os::{byte_lock, byte_lock::Presence, fork, futex};
 use crate::protocol::recovery;
-use crate::protocol::word::Slot;
+use crate::protocol::word::{OwnerWord, Slot};
 use crate::{Error, Result};
 
 /// How often to try for a place while there are dead ones in the way, which somebody else cleans up.
@@ -34,6 +38,9 @@ const JOIN_ATTEMPTS: u32 = 50;
 
 /// The recovery byte of slot 0. Presence bytes are those below.
 const RECOVERY_BYTES: u64 = 1 << 20;
+
+/// The lifeline of slot 0: held by whoever carries on for a participant that died.
+const LIFELINES: u64 = 1 << 21;
 
 /// Who is registered in a slot.
 #[derive(Clone, Debug)]
@@ -115,24 +122,73 @@ impl Segment {
     }
 
     /// Whether the participant that was read from `slot` lives. Dead is proven by either witness: its process, or the byte it
-    /// holds for as long as it lives. Everything else is not dead.
+    /// holds for as long as it lives; unless somebody it started carries on for it. Everything else is not dead.
     pub(crate) fn judge(&self, slot: Slot, participant: &Participant, me: &Identity) -> Life {
         let by_process = liveness::of_process(&participant.identity, me);
-        if let Life::Dead(_) = by_process {
-            return by_process;
-        }
-        let byte = u64::from(slot.index());
-        // The description that is kept never holds a lock, so it sees those of every participant, of a parent's, too.
-        let locked = match self.file.get() {
-            Some(file) => byte_lock::is_locked(file, byte).ok(),
-            None => {
-                self.reopen().ok().and_then(|file| byte_lock::is_locked(std::os::fd::AsFd::as_fd(&file), byte).ok())
-            }
+        let life = match by_process {
+            Life::Dead(_) => by_process,
+            _ => match self.is_locked(u64::from(slot.index())) {
+                Some(false) => Life::Dead(Evidence::LetGo),
+                Some(true) => Life::Alive,
+                None => by_process,
+            },
         };
-        match locked {
-            Some(false) => Life::Dead(Evidence::LetGo),
-            Some(true) => Life::Alive,
-            None => by_process,
+        // In this order: the dead hand their lifeline to nobody any more, so what is free now stays free.
+        match life {
+            Life::Dead(_) => match self.is_locked(LIFELINES + u64::from(slot.index())) {
+                Some(false) => life,
+                Some(true) => Life::Alive,
+                None => Life::Unknown("the kernel did not say whether its lifeline is held"),
+            },
+            life => life,
+        }
+    }
+
+    /// Whether anybody holds `byte`; `None` if that cannot be told.
+    fn is_locked(&self, byte: u64) -> Option<bool> {
+        // The description that is kept never holds a lock, so it sees those of every participant, of a parent's, too.
+        match self.file.get() {
+            Some(file) => byte_lock::is_locked(file, byte).ok(),
+            None => self.reopen().ok().and_then(|file| byte_lock::is_locked(file.as_fd(), byte).ok()),
+        }
+    }
+
+    /// A descriptor that counts as the participant in `slot` for as long as any process has a copy of it. The caller is that
+    /// participant.
+    pub(crate) fn lifeline(&self, slot: Slot) -> Result<KeptFile> {
+        let failed = |e: io::Error| Error::system("hold the lifeline in", &self.path, e);
+        let file = self.reopen()?;
+        if !byte_lock::try_lock(&file, LIFELINES + u64::from(slot.index())).map_err(failed)? {
+            // Whoever moves in looks first, so this takes somebody who locks bytes that are not its own.
+            return Err(failed(io::ErrorKind::WouldBlock.into()));
+        }
+        KeptFile::new(file).map_err(failed)
+    }
+
+    /// Ends the lifeline of `slot`, also for those who have copies of it.
+    pub(crate) fn end_lifeline(&self, slot: Slot, lifeline: &KeptFile) {
+        if let Some(file) = lifeline.get() {
+            // If it fails, the copies keep the slot, and nothing else, until they are closed.
+            let _ = byte_lock::unlock(file, LIFELINES + u64::from(slot.index()));
+        }
+    }
+
+    /// On whose behalf the participant in `slot` holds its locks, as it says itself.
+    pub(crate) fn behalf(&self, slot: Slot) -> Option<(u32, String)> {
+        let record = self.record(slot)?;
+        // Acquire: pairs with the Release in `set_behalf`: the name.
+        let pid = record.behalf.load(Acquire) as u32;
+        (pid != 0).then(|| (pid, load_printable(&record.behalf_command)))
+    }
+
+    /// Notes on whose behalf the participant in `slot`, which the caller is, holds its locks from now on.
+    pub(crate) fn set_behalf(&self, slot: Slot, pid: u32, command: &str) {
+        if let Some(record) = self.record(slot) {
+            record.behalf.store(0, Relaxed);
+            store_text(&record.behalf_command, identity::cut(command).as_bytes());
+            // Release: the name. Pairs with the Acquire in `behalf`. (Who reads while this is called a second time may see parts of
+            // two names. It is for people.)
+            record.behalf.store(pid.into(), Release);
         }
     }
 
@@ -174,7 +230,8 @@ impl Segment {
             return Ok(None);
         }
         let state = record.state.load(Acquire);
-        if state as u32 != 0 {
+        // A free slot's lifeline is held only if a process left and could not end it.
+        if state as u32 != 0 || self.is_locked(LIFELINES + u64::from(slot.index())) != Some(false) {
             return Ok(None);
         }
         let presence = Presence::keep(file).map_err(failed)?;
@@ -188,6 +245,7 @@ impl Segment {
         record.boot.store(me.boot, Relaxed);
         record.joined.store(wall_clock_nanos(), Relaxed);
         record.flags.store(0, Relaxed);
+        record.behalf.store(0, Relaxed);
         store_text(&record.command, &identity::command());
         // Release: the fields above. Pairs with the Acquire in `participant`.
         record.state.store(state_of(incarnation, me.pid), Release);
@@ -242,19 +300,11 @@ impl Segment {
     fn give_back_all(&self, dead: Slot, incarnation: u32, pid: u32) {
         let wake = |word: &_| futex::wake(word, 1) > 0;
         recovery::give_back(&self.globals().names, dead, |_| (), wake);
-        let command = self.record(dead).map(|record| record.command.each_ref());
+        let command = self.command(dead);
         // Entries beyond were never used. It grows before an entry is, and a larger number than there are is damage.
         let used = self.entries.len().min(self.globals().entries_used.load(Acquire) as usize);
         for entry in &self.entries[..used] {
-            let note = |word: crate::protocol::word::OwnerWord| {
-                // First nothing, then the name, then whose it is: a reader that finds an epoch that fits finds its name.
-                entry.dead.store(0, Relaxed);
-                fence(Release);
-                for (to, from) in entry.dead_command.iter().zip(command.iter().flatten()) {
-                    to.store(from.load(Relaxed), Relaxed);
-                }
-                entry.dead.store(state_of(pid, word.epoch() as u32), Release);
-            };
+            let note = |word: OwnerWord| entry.note_death(word.epoch(), pid, &command);
             if recovery::give_back(&entry.lock, dead, note, wake).is_some() {
                 entry.recovered.fetch_add(1, Relaxed);
             }

@@ -1,0 +1,230 @@
+//! What can be said on the command line.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use hostlock::{Space, SpaceBuilder};
+
+use crate::exit::{Code, Failure};
+
+/// The space that is meant where none is named.
+const DEFAULT_SPACE: &str = "default";
+
+/// Locks for the processes of one machine
+#[derive(Debug, Parser)]
+#[command(name = "hostlock", version, after_long_help = EXAMPLES)]
+#[command(disable_help_subcommand = true, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Run a command while holding a lock
+    #[command(override_usage = "hostlock run [OPTIONS] NAME -- COMMAND...")]
+    #[command(after_help = RUN_EXIT, after_long_help = RUN_MANUAL)]
+    Run(RunArgs),
+    /// Show who holds what, who waits, and what died
+    #[command(override_usage = "hostlock status [OPTIONS] [NAME]", after_long_help = STATUS_MANUAL)]
+    Status(StatusArgs),
+    /// Say what this machine and a space can do for locks, and what follows
+    Doctor(DoctorArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpaceArgs {
+    /// Use the space S: a name or a path (default: default)
+    #[arg(long, value_name = "S", conflicts_with = "path", value_parser = NonEmptyStringValueParser::new())]
+    space: Option<String>,
+    /// Use the space that lies in directory DIR
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Give up at once if somebody holds the lock
+    #[arg(short = 'n', long = "try", aliases = ["nb", "nonblock", "nonblocking"], conflicts_with = "timeout")]
+    pub(crate) only_try: bool,
+    /// Wait at most TIME: 0.5, 5s, 300ms (default: ever)
+    #[arg(short = 'w', long, alias = "wait", value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// Exit with N if the lock was not got (default: 75)
+    #[arg(short = 'E', long, value_name = "N")]
+    pub(crate) conflict_exit_code: Option<u8>,
+    /// Hold the lock alone, as without it
+    #[arg(short = 'x', long, short_alias = 'e', action = ArgAction::SetTrue)]
+    #[allow(dead_code)]
+    exclusive: bool,
+    /// Share the lock with other readers: not in this version, which says so and stops
+    #[arg(short = 's', long, conflicts_with = "exclusive", hide = true)]
+    pub(crate) shared: bool,
+    /// Let COMMAND inherit nothing of the lock
+    #[arg(short = 'o', long)]
+    pub(crate) close: bool,
+    /// Say nothing about a lock that is held
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+    /// Create the space with MODE: 600, or 660 for a group
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub(crate) mode: Option<u32>,
+    /// The lock: up to 64 bytes, created if nobody named it before
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+    /// What to run, with its arguments
+    #[arg(value_name = "COMMAND", required = true, num_args = 1.., trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this lock
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hostlock run -n nightly -- ./report.sh       run it, unless it runs already
+  hostlock run -w 30s deploy -- make deploy    wait half a minute for the lock
+  hostlock status                              who holds what
+  hostlock doctor                              what this machine can do
+
+`hostlock run --help` has more.";
+
+const RUN_EXIT: &str = "\
+Exit: as COMMAND; 128+N if signal N ended it; 75 lock not got; 64 wrong call;
+69 space unusable; 71 no process; 126, 127 COMMAND cannot be run, not found.";
+
+const RUN_MANUAL: &str = "\
+Exit status:
+  COMMAND's; 128+N if signal N ended it (if N was sent to hostlock too, it ends of it)
+  64   called in a way that cannot be          75   the lock was not got (-E N: N)
+  69   the space cannot be used                126  COMMAND cannot be run
+  71   no process could be started             127  COMMAND was not found
+
+What COMMAND sees:
+  HOSTLOCK_NAME       NAME
+  HOSTLOCK_SPACE      the space, as --space takes it
+  HOSTLOCK_TOKEN      a number that is larger in every later run of NAME
+  HOSTLOCK_ABANDONED  only if the holder before died: its PID. hostlock was killed
+                      while COMMAND ran, or a signal ended its COMMAND
+
+How long the lock is held:
+  Until COMMAND has ended; what it leaves in the background then keeps nothing. If
+  hostlock is killed (SIGKILL), COMMAND is killed too, and the lock is held until
+  everything that COMMAND started has ended. That works by a descriptor that is
+  inherited: with --close, and for what closes descriptors (sudo, daemons) or may not
+  be killed (set-user-ID programs), the next holder may start before COMMAND is gone.
+
+Signals sent to hostlock are passed on to COMMAND; those of the terminal reach it by
+themselves. A NAME that an ancestor of hostlock runs under is not waited for.
+
+Examples:
+  hostlock run backup -- rsync -a /home /backup
+  hostlock run -nq sync -- ./sync.sh               in a crontab: no overlap, no mail
+  hostlock run -w 5 -E 0 index -- ./reindex        busy for 5 s is fine
+  hostlock run --path /srv/app/locks db -- ./dump  a space of one's own
+  hostlock run --path /srv/team/locks --mode 660 db -- ./dump
+                                                   shared with the group of /srv/team
+  hostlock run job -- sh -c './a && ./b'           several commands";
+
+const STATUS_MANUAL: &str = "\
+One line for each lock, in the order of their names. Nothing is changed by looking.
+The columns, and the fields of --json, are described in the README.
+
+Exit status: 0; 64 wrong call; 69 no such space, no such lock, or not a sound one.
+
+Examples:
+  hostlock status
+  hostlock status deploy
+  hostlock status --json | jq -r '.locks[] | select(.state == \"held\") | .name'";
+
+/// What was said.
+pub(crate) enum Parsed {
+    Act(Action),
+    /// Help or version, to be printed.
+    Tell(String),
+    Wrong(Failure),
+}
+
+pub(crate) fn parse() -> Parsed {
+    match Cli::try_parse() {
+        Ok(cli) => Parsed::Act(cli.action),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                Parsed::Wrong(Failure::new(Code::Usage, "say what to do: run, status or doctor; see hostlock --help"))
+            }
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Tell(error.render().to_string()),
+            _ => Parsed::Wrong(Failure::new(Code::Usage, one_line(&error.render().to_string()))),
+        },
+    }
+}
+
+/// An error of the parser's, which is several lines with a usage, as one line.
+fn one_line(text: &str) -> String {
+    let (what, usage) = text.split_once("\n\nUsage:").unwrap_or((text, ""));
+    let what = what.split("\n\nFor more information").next().unwrap_or_default();
+    let what: Vec<&str> = what.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect();
+    let what = what.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
+    let verb = usage.split_whitespace().nth(1).filter(|verb| verb.starts_with(char::is_alphabetic));
+    format!("{what}; see hostlock {}--help", verb.map(|verb| format!("{verb} ")).unwrap_or_default())
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || "a time is seconds with a fraction, or 5s, 300ms".to_string();
+    match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong()),
+        Err(_) => humantime::parse_duration(text).map_err(|_| wrong()),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text.trim_start_matches("0o"), 8).map_err(|_| "a mode is octal: 600 or 660".into())
+}
+
+impl SpaceArgs {
+    fn directory(&self) -> Option<&Path> {
+        let by_name = self.space.as_ref().filter(|space| space.contains('/')).map(Path::new);
+        self.path.as_deref().or(by_name)
+    }
+
+    pub(crate) fn builder(&self) -> Result<SpaceBuilder, Failure> {
+        let Some(directory) = self.directory() else {
+            return Ok(Space::builder(self.space.as_deref().unwrap_or(DEFAULT_SPACE)));
+        };
+        let cannot =
+            |why: &str| Failure::new(Code::Usage, format_args!("{} cannot be a space: {why}", directory.display()));
+        let directory = std::path::absolute(directory).map_err(|e| cannot(&e.to_string()))?;
+        match (directory.parent(), directory.file_name().and_then(|name| name.to_str())) {
+            (Some(root), Some(name)) => Ok(Space::builder(name).root(root)),
+            _ => Err(cannot("it needs a name, in UTF-8, in a directory")),
+        }
+    }
+
+    /// The space as `--space` takes it, for COMMAND.
+    pub(crate) fn for_command(&self, space: &Space) -> OsString {
+        match self.directory() {
+            Some(_) => space.path().into(),
+            None => space.name().into(),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `hostlock`: the locks of a machine's processes, for shells.
+//!
+//! Everything here stands on the library's public functions. [`args`] is what can be said on the command line, [`exit`] how the tool
+//! ends, [`run`] a command under a lock ([`signals`]: what reaches it meanwhile), [`status`] who holds what, [`doctor`] what
+//! this machine can do.
+#![deny(unsafe_code)]
+
+mod args;
+mod doctor;
+mod exit;
+mod output;
+mod run;
+mod signals;
+mod status;
+
+use std::process::ExitCode;
+
+use args::{Action, Parsed};
+
+fn main() -> ExitCode {
+    let outcome = match args::parse() {
+        Parsed::Act(Action::Run(args)) => run::run(args),
+        Parsed::Act(Action::Status(args)) => status::status(&args).map(|()| 0),
+        Parsed::Act(Action::Doctor(args)) => doctor::doctor(&args).map(|()| 0),
+        Parsed::Tell(text) => output::print(&text).map(|()| 0),
+        Parsed::Wrong(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            output::complain(&failure.message);
+            failure.code.into()
+        }
+    }
+}

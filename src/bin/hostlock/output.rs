@@ -1,0 +1,22 @@
+//! Printing: data to stdout, everything else to stderr in lines that begin with the tool's name.
+
+use std::io::{ErrorKind, Write};
+
+use crate::exit::{Code, Failure};
+
+/// Prints to stdout. A reader that has seen enough (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(Code::Output, format_args!("cannot write the output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line to stderr. Where nobody reads that, nothing can be done about it.
+pub(crate) fn complain(message: &str) {
+    let line: String = message.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let _ = writeln!(std::io::stderr(), "hostlock: {line}");
+}

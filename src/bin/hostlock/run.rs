@@ -1,0 +1,187 @@
+//! `hostlock run`: a command under a lock.
+//!
+//! COMMAND is a child, killed when hostlock dies, and inherits the lifeline of hostlock's place in the space: so the lock is
+//! held for as long as COMMAND or anything it started runs, whatever kills hostlock. When COMMAND has ended, hostlock releases
+//! in so many words, and what COMMAND left behind keeps nothing.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hostlock::{Error, Holder, Mutex, OwnedMutexGuard};
+
+use crate::args::RunArgs;
+use crate::exit::{Code, Failure};
+use crate::output;
+use crate::signals::{End, Signals};
+
+const NAME: &str = "HOSTLOCK_NAME";
+const SPACE: &str = "HOSTLOCK_SPACE";
+const TOKEN: &str = "HOSTLOCK_TOKEN";
+const ABANDONED: &str = "HOSTLOCK_ABANDONED";
+
+/// A wait longer than this says who holds the lock.
+const SILENCE: Duration = Duration::from_secs(1);
+
+pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
+    // `run -- NAME -- COMMAND`, for a NAME that looks like an option.
+    if args.command.len() > 1 && args.command[0] == "--" {
+        args.command.remove(0);
+    }
+    if args.shared {
+        return Err(Failure::new(
+            Code::Usage,
+            "-s: this version has no shared locks yet; without it, NAME is held alone",
+        ));
+    }
+    let mut builder = args.space.builder()?;
+    if let Some(mode) = args.mode {
+        builder = builder.mode(mode);
+    }
+    let space = builder.open()?;
+    let mutex = space.mutex(&args.name)?;
+    let guard = match acquire(&mutex, &args) {
+        Ok(guard) => guard,
+        Err(failure) if failure.code == Code::Conflict as u8 => {
+            let code = args.conflict_exit_code.unwrap_or(failure.code);
+            if args.quiet {
+                return Ok(code);
+            }
+            return Err(Failure { code, ..failure });
+        }
+        Err(failure) => return Err(failure),
+    };
+    guard.stamp();
+
+    let system = |doing: &str, e: std::io::Error| Failure::new(Code::System, format_args!("cannot {doing}: {e}"));
+    let mut signals = Signals::take_over().map_err(|e| system("watch for signals", e))?;
+    let program = &args.command[0];
+    let mut command = Command::new(program);
+    command
+        .args(&args.command[1..])
+        .env(NAME, &args.name)
+        .env(SPACE, args.space.for_command(&space))
+        .env(TOKEN, guard.token().to_string())
+        .env_remove(ABANDONED);
+    if let Some(dead) = guard.abandoned() {
+        // Zero: somebody, but nobody knows who.
+        command.env(ABANDONED, dead.pid.unwrap_or(0).to_string());
+    }
+    if !args.close {
+        space.pass_lifeline(&mut command)?;
+    }
+    let child = signals.start(&mut command).map_err(|e| {
+        let code = match e.kind() {
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::WouldBlock | ErrorKind::OutOfMemory => Code::System,
+            _ => Code::CannotRun,
+        };
+        Failure::new(code, format_args!("{}: {}", program.display(), reason(&e)))
+    })?;
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    space.act_on_behalf_of(child.id(), &name)?;
+
+    let end = signals.wait_for(&child).map_err(|e| system("wait for COMMAND", e))?;
+    let token = guard.token();
+    let released = match end {
+        End::Exited(_) => guard.unlock(),
+        // It did not come to its end, so whoever is next may find things half done.
+        End::Killed(_) => guard.abandon(),
+    };
+    if released.is_err() {
+        output::complain(&format!(
+            "lock \"{}\" was no longer held with token {token} when COMMAND ended: somebody damaged the space; \
+             compare tokens before you trust what COMMAND wrote",
+            args.name
+        ));
+    }
+    // Both leave the space, and end what COMMAND's children keep.
+    drop((mutex, space));
+    Ok(match end {
+        End::Exited(code) => code,
+        End::Killed(by) => {
+            signals.follow(by);
+            128 + by as u8
+        }
+    })
+}
+
+/// What the system said, without the number.
+fn reason(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+fn acquire(mutex: &Mutex, args: &RunArgs) -> Result<OwnedMutexGuard, Failure> {
+    let started = Instant::now();
+    let error = match mutex.try_lock_owned() {
+        Ok(guard) => return Ok(guard),
+        Err(error) => not_by_an_ancestor(error)?,
+    };
+    if args.only_try || args.timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return Err(error.into());
+    }
+    if !matches!(error, Error::WouldBlock { .. }) {
+        return Err(error.into());
+    }
+    // A time too long to count never ends.
+    let deadline = args.timeout.and_then(|timeout| started.checked_add(timeout));
+    let silent_until = started + SILENCE;
+    let first = match mutex.try_lock_owned_until(deadline.map_or(silent_until, |deadline| deadline.min(silent_until))) {
+        Err(Error::TimedOut { name, holder, .. }) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
+            if !args.quiet {
+                let who = holder.map_or("somebody".into(), |holder| holder.to_string());
+                output::complain(&format!("waiting for lock \"{name}\", held by {who}"));
+            }
+            match deadline {
+                Some(deadline) => mutex.try_lock_owned_until(deadline),
+                None => mutex.lock_owned(),
+            }
+        }
+        first => first,
+    };
+    first.map_err(|mut error| {
+        if let Error::TimedOut { waited, .. } = &mut error {
+            *waited = started.elapsed();
+        }
+        error.into()
+    })
+}
+
+/// Waiting for a lock that an ancestor's command runs under would never end: the ancestor waits for us.
+fn not_by_an_ancestor(error: Error) -> Result<Error, Failure> {
+    let Error::WouldBlock { name, holder: Some(holder) } = &error else { return Ok(error) };
+    if !is_ancestor(name, holder) {
+        return Ok(error);
+    }
+    Err(Failure::new(
+        Code::Conflict,
+        format_args!(
+            "lock \"{name}\" is held by {holder}, under which this command runs: waiting for it would never end"
+        ),
+    ))
+}
+
+fn is_ancestor(name: &str, holder: &Holder) -> bool {
+    // A token is one acquisition's alone. This finds the nearest one also where PIDs tell nothing.
+    let told = |variable, value: &str| std::env::var_os(variable).is_some_and(|it| it == value);
+    if told(TOKEN, &holder.token.to_string()) && told(NAME, name) {
+        return true;
+    }
+    // Only who waits for its command: another ancestor may well let go of the lock.
+    holder.on_behalf_of.is_some() && !holder.elsewhere && ancestors().any(|pid| pid == holder.pid)
+}
+
+/// The PIDs of this process's parent, its parent, and so on, as far as `/proc` shows them.
+fn ancestors() -> impl Iterator<Item = u32> {
+    std::iter::successors(parent_of(std::process::id()), |&pid| parent_of(pid)).take(1000)
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the command, which stands in parentheses and may hold anything: the state, then the parent.
+    let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    (parent != 0).then_some(parent)
+}

@@ -1,0 +1,29 @@
+//! The note beside a lock of who died holding it, for the next owner and for people.
+//!
+//! It is written before the lock is given back, by whoever gives it back, and counts only while its epoch is that of the acquisition
+//! which the death ended. Two who write it at once write of the same death, or the epoch tells: a note is never
+//! wrong, only missing.
+
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::fence;
+
+use super::format::{Entry, load_printable, store_text};
+
+impl Entry {
+    /// Notes that acquisition `epoch` ended by the death of that process.
+    pub(crate) fn note_death(&self, epoch: u64, pid: u32, command: &str) {
+        // First nothing, then the name, then whose it is: a reader that finds an epoch that fits finds its name.
+        self.dead.store(0, Relaxed);
+        fence(Release);
+        store_text(&self.dead_command, command.as_bytes());
+        // Release: the name. Pairs with the Acquire in `death_of`.
+        self.dead.store((pid as u64) << 32 | epoch & 0xFFFF_FFFF, Release);
+    }
+
+    /// Who died holding acquisition `epoch`, if that was noted.
+    pub(crate) fn death_of(&self, epoch: u64) -> Option<(u32, String)> {
+        let noted = self.dead.load(Acquire);
+        let pid = (noted >> 32) as u32;
+        (pid != 0 && noted as u32 == epoch as u32).then(|| (pid, load_printable(&self.dead_command)))
+    }
+}
