@@ -149,6 +149,13 @@ pub enum Error {
         available: u64,
     },
 
+    /// There is no such space, and whoever only looks creates none.
+    #[error("there is no space {path}; the first process that opens it creates it", path = path.display())]
+    NoSuchSpace {
+        /// Where its directory would be.
+        path: PathBuf,
+    },
+
     /// The directory that spaces are kept in, or a space's own, cannot be used.
     #[error("{path} cannot be used for spaces: {problem}", path = path.display())]
     UnusableRoot {

@@ -73,13 +73,16 @@ mod holder;
 #[cfg(not(all(test, hostlock_loom)))]
 mod os;
 #[cfg(not(all(test, hostlock_loom)))]
+mod report;
+#[cfg(not(all(test, hostlock_loom)))]
 mod segment;
 
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
-    api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder, Usage},
+    api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},
     error::{Error, Result},
     holder::{Abandoned, Held, Holder, Process},
+    report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport},
 };
 
 /// How it works and why, for those who want to know. No code in here.

@@ -4,4 +4,4 @@ mod mutex;
 mod space;
 
 pub use mutex::{Mutex, MutexGuard, OwnedMutexGuard};
-pub use space::{Space, SpaceBuilder, Usage};
+pub use space::{Space, SpaceBuilder};

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Mutex;
+use crate::backend::inspect;
 use crate::backend::lock::SharedLock;
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
 use crate::segment::format::Kind;
 use crate::segment::open::Options;
-use crate::{Error, Result};
+use crate::{Error, Inspection, Result, Usage};
 
 /// A named place for locks. All processes that open the same space see the same locks.
 ///
@@ -49,22 +50,6 @@ pub struct Space {
 pub struct SpaceBuilder {
     options: Options,
     check_interval: Duration,
-}
-
-/// How much of a space is in use. See [`Space::usage`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Usage {
-    /// Registered processes, dead ones that nobody cleaned up after included.
-    pub participants: usize,
-    /// How many processes there is room for.
-    pub participants_capacity: usize,
-    /// Names that have a lock.
-    pub locks: usize,
-    /// How many names there is room for, before unused ones are given up.
-    pub locks_capacity: usize,
-    /// Threads that sleep, waiting for a lock.
-    pub waiting: usize,
 }
 
 impl Space {
@@ -118,14 +103,7 @@ impl Space {
 
     /// How much of the space is in use at this moment. Goes through all its tables, and changes nothing.
     pub fn usage(&self) -> Usage {
-        let segment = self.shared.segment();
-        Usage {
-            participants: segment.slots().filter(|slot| segment.participant(*slot).is_some()).count(),
-            participants_capacity: segment.header.participants as usize,
-            locks: segment.names_in_use(),
-            locks_capacity: segment.header.names as usize,
-            waiting: segment.waiting(),
-        }
+        self.shared.usage()
     }
 
     /// Gives back everything that dead processes left in the space; how many of them there were.
@@ -213,6 +191,29 @@ impl SpaceBuilder {
     pub fn check_interval(mut self, interval: Duration) -> Self {
         self.check_interval = interval;
         self
+    }
+
+    /// Looks at the space from outside: creates nothing, joins nothing, writes nothing, waits for nobody. Whoever may read the
+    /// space's file may look, whoever it belongs to.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSpace`]; otherwise as [`open`](Self::open), as far as they are about reading.
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// let builder = hostlock::Space::builder("myapp").root(root.path());
+    /// assert!(matches!(builder.clone().inspect(), Err(hostlock::Error::NoSuchSpace { .. })));
+    ///
+    /// let space = builder.clone().open()?;
+    /// let guard = space.mutex("db-migrate")?.lock_owned()?;
+    /// for lock in builder.inspect()?.locks {
+    ///     println!("{} is held by {:?}", lock.name, lock.holder);
+    ///     # assert_eq!(lock.holder.unwrap().token, guard.token());
+    /// }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn inspect(self) -> Result<Inspection> {
+        inspect::look(&self.options)
     }
 
     /// Opens the space, creating it if it does not exist, and joins it.

@@ -207,6 +207,8 @@ impl SharedLock {
             let (pid, command, slot) = match acquired.obituary {
                 Some(dead) => {
                     entry.recovered.fetch_add(1, Relaxed);
+                    // For those who look while we hold it.
+                    entry.note_death(epoch, dead.pid, &dead.command);
                     (Some(dead.pid), dead.command, Some(dead.slot))
                 }
                 None => match entry.death_of(epoch) {

@@ -1,9 +1,10 @@
 //! What the handles stand on.
 //!
 //! There is one backend so far, in which a mapped segment *is* the locks: [`shared`] is the space, [`lock`] a named lock in it,
-//! [`wait`] a thread that waits for one. A space is created with a backend, which is
+//! [`wait`] a thread that waits for one, [`inspect`] what is seen of all that from outside. A space is created with a backend, which is
 //! recorded where every opener looks first; nobody falls back to another one silently.
 
+pub(crate) mod inspect;
 pub(crate) mod lock;
 pub(crate) mod shared;
 mod wait;

@@ -7,15 +7,16 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::wait::{Wait, stamp, wake_one};
-use crate::holder::{Held, Holder, Process};
+use super::inspect;
+use super::wait::{Wait, wake_one};
+use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::identity::Identity;
-use crate::os::liveness::Life;
 use crate::protocol::mutex::LockWords;
-use crate::protocol::word::{Owner, OwnerWord, Slot};
+use crate::protocol::word::{OwnerWord, Slot};
+use crate::report::Usage;
 use crate::segment::Segment;
 use crate::segment::format::{Kind, Place};
 use crate::segment::names::Known;
@@ -187,7 +188,7 @@ impl SharedSpace {
     }
 
     pub(crate) fn token_of(&self, word: OwnerWord) -> u64 {
-        self.segment.header.token_base + word.epoch()
+        self.segment.token_of(word)
     }
 
     /// What judging others needs to know of us.
@@ -208,24 +209,11 @@ impl SharedSpace {
 
     /// Who holds `words`, if anybody alive does.
     pub(super) fn holder_of(&self, words: &LockWords, since: Option<&AtomicU64>) -> Option<Holder> {
-        let seen = words.look();
-        let Owner::Held(slot) = seen.owner() else { return None };
-        let them = self.segment.participant(slot)?;
-        let me = self.me_as_judge();
-        if slot.code() != self.slot_code() && matches!(self.segment.judge(slot, &them, &me), Life::Dead(_)) {
-            return None;
-        }
-        let holder = Holder {
-            pid: them.identity.pid,
-            thread: words.thread_of(seen).map(fork::kernel_thread),
-            command: self.segment.command(slot),
-            token: self.token_of(seen),
-            held: since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen)),
-            elsewhere: them.identity.pid_namespace != me.pid_namespace,
-            on_behalf_of: self.segment.behalf(slot).map(|(pid, command)| Process { pid, command }),
-        };
-        // What was read belongs together only if the lock did not change hands meanwhile.
-        (words.look() == seen).then_some(holder)
+        inspect::holder_of(&self.segment, &self.me_as_judge(), self.slot_code(), words, since)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        inspect::usage(&self.segment)
     }
 
     /// Finds the lock of `name`, giving it a place if it has none.

@@ -43,6 +43,11 @@ pub(crate) fn open_existing(path: &Path) -> io::Result<File> {
     Ok(open(path, NEVER_FOOLED | OFlag::O_RDWR, Mode::empty())?.into())
 }
 
+/// The same, for reading only.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    Ok(open(path, NEVER_FOOLED | OFlag::O_RDONLY, Mode::empty())?.into())
+}
+
 /// Creates a file that was not there.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;

@@ -24,14 +24,20 @@ unsafe impl Shared for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for AtomicU64 {}
 
-/// A file mapped shared, readable and writable.
+/// A file mapped shared.
 #[derive(Debug)]
 pub(crate) struct Mapping(MmapRaw);
 
 impl Mapping {
-    /// Maps the first `len` bytes of `file`, which must be that long: touching what is not there is SIGBUS.
+    /// Maps the first `len` bytes of `file`, readable and writable, which must be that long: touching what is not there is SIGBUS.
     pub(crate) fn new(file: &File, len: usize) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self(MmapOptions::new().len(len).map_raw(file)?)))
+    }
+
+    /// The same, for looking only: storing to it is a fault. (Loading an atomic of up to the size of a pointer is not, as core
+    /// promises.)
+    pub(crate) fn read_only(file: &File, len: usize) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self(MmapOptions::new().len(len).map_raw_read_only(file)?)))
     }
 
     /// A view of `count` values of `T` at `offset`; `None` if they are not all inside, or not aligned.

@@ -274,7 +274,7 @@ const _: () = {
 };
 
 /// A name's lock: its place and what identifies the name there, packed so that a handle can keep both in one atomic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) entry: u32,
     pub(crate) generation: u32,

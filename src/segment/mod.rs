@@ -5,10 +5,12 @@
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
 //! * [`names`]: from a name to its lock, and back to an unused place.
 //! * [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
+//! * [`inspect`]: looking at all of that from outside, without writing.
 
 mod deaths;
 #[allow(unsafe_code)] // It says which types may lie in shared memory.
 pub(crate) mod format;
+pub(crate) mod inspect;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod participants;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 
 use crate::os::file::KeptFile;
 use crate::os::map::{Mapping, Table};
+use crate::protocol::word::OwnerWord;
 use crate::{Error, Result};
 use format::{Entry, Globals, Header, Record, Waiter};
 use std::path::PathBuf;
@@ -52,6 +55,10 @@ impl Segment {
             file: KeptFile::new(file).map_err(|e| Error::system("keep open", &path, e))?,
             path,
         })
+    }
+
+    pub(crate) fn token_of(&self, word: OwnerWord) -> u64 {
+        self.header.token_base + word.epoch()
     }
 
     pub(crate) fn globals(&self) -> &Globals {

@@ -45,7 +45,7 @@ const DEFAULT_NAMES: u32 = 4096;
 const DEFAULT_MODE: u32 = 0o600;
 const MOST_NAMES: u32 = 1 << 24;
 
-const FILE_NAME: &str = "segment";
+pub(super) const FILE_NAME: &str = "segment";
 const UNPUBLISHED: &str = ".segment.new";
 
 /// How long to wait for another process that is creating the space. It takes it a few milliseconds.
@@ -63,7 +63,7 @@ pub(crate) struct Found {
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let reason = match self.name.as_str() {
             "" => "it is empty",
             name if name.len() > 64 => "it is longer than 64 bytes",
@@ -107,23 +107,28 @@ impl Options {
         }
     }
 
-    /// The directory of spaces, absolute and checked.
+    /// The directory of spaces, absolute.
+    pub(super) fn root_path(&self) -> Result<PathBuf> {
+        match &self.root {
+            Some(root) => std::path::absolute(root).map_err(|e| Error::system("find", root, e)),
+            None => Ok(format!("/dev/shm/hostlock-{}", geteuid()).into()),
+        }
+    }
+
+    /// The directory of spaces, checked. The default one is created if need be.
     fn root(&self) -> Result<PathBuf> {
-        let root = match &self.root {
-            Some(root) => std::path::absolute(root).map_err(|e| Error::system("find", root, e))?,
-            None => {
-                let root = PathBuf::from(format!("/dev/shm/hostlock-{}", geteuid()));
-                match DirBuilder::new().mode(0o700).create(&root) {
-                    Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-                        return Err(unusable(
-                            &root,
-                            format!("it cannot be created ({e}); name another: Space::builder(..).root(..)"),
-                        ));
-                    }
-                    _ => root,
+        let root = self.root_path()?;
+        if self.root.is_none() {
+            match DirBuilder::new().mode(0o700).create(&root) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                    return Err(unusable(
+                        &root,
+                        format!("it cannot be created ({e}); name another: Space::builder(..).root(..)"),
+                    ));
                 }
+                _ => {}
             }
-        };
+        }
         let directory = file::open_directory(&root).map_err(|e| not_a_directory(&root, e))?;
         let meta = directory.metadata().map_err(|e| Error::system("look at", &root, e))?;
         self.check_owner(&meta).map_err(|problem| unusable(&root, problem))?;
@@ -399,7 +404,7 @@ fn unusable_segment(path: &Path, problem: impl Into<String>) -> Error {
     Error::UnusableSegment { path: path.into(), problem: problem.into() }
 }
 
-fn unusable_file(path: &Path, e: io::Error) -> Error {
+pub(super) fn unusable_file(path: &Path, e: io::Error) -> Error {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => {
             unusable_segment(path, "it is a symbolic link, and nobody but an attacker puts one there; remove it")
@@ -423,20 +428,8 @@ impl Found {
     pub(crate) fn map(self, options: &Options) -> Result<(Segment, KeptFile)> {
         let Self { directory, file, path, .. } = self;
         let space = path.parent().unwrap_or(&path).to_path_buf();
+        let (header, len) = checked_header(&file, &path, &space)?;
         let meta = file.metadata().map_err(|e| Error::system("look at", &path, e))?;
-        if !meta.is_file() {
-            return Err(unusable_segment(&path, "it is not a regular file; remove it"));
-        }
-        let header = read_header(&file, meta.len())
-            .map_err(|e| Error::system("read", &path, e))?
-            .map_err(|flaw| unusable_segment(&path, explain(flaw, meta.len())))?;
-        if place(&file, &space).map_err(|e| Error::system("look at", &path, e))? != header.place {
-            return Err(unusable_segment(
-                &path,
-                "it is a copy, or was moved here from another space, and those who use the original would not be excluded; \
-                 end all processes that use the space and remove its directory",
-            ));
-        }
         options.check_owner(&meta).map_err(|problem| unusable_segment(&path, problem))?;
         if meta.mode() & 0o7777 & !header.mode != 0 {
             return Err(unusable_segment(
@@ -464,12 +457,30 @@ impl Found {
         agrees("participants", options.participants, header.participants, false)?;
         agrees("locks", options.names, header.names, false)?;
         agrees("mode", options.mode, header.mode, true)?;
-        let len =
-            usize::try_from(header.size).map_err(|_| unusable_segment(&path, "it is too large for this machine"))?;
         let map = Mapping::new(&file, len).map_err(|e| Error::system("map", &path, e))?;
         let directory = KeptFile::new(directory).map_err(|e| Error::system("look at", &space, e))?;
         Ok((Segment::new(header, path, file, &map)?, directory))
     }
+}
+
+/// The header of the segment behind `file`, after all that can be checked without the right to write, and how much to map.
+pub(super) fn checked_header(file: &File, path: &Path, space: &Path) -> Result<(Header, usize)> {
+    let meta = file.metadata().map_err(|e| Error::system("look at", path, e))?;
+    if !meta.is_file() {
+        return Err(unusable_segment(path, "it is not a regular file; remove it"));
+    }
+    let header = read_header(file, meta.len())
+        .map_err(|e| Error::system("read", path, e))?
+        .map_err(|flaw| unusable_segment(path, explain(flaw, meta.len())))?;
+    if place(file, space).map_err(|e| Error::system("look at", path, e))? != header.place {
+        return Err(unusable_segment(
+            path,
+            "it is a copy, or was moved here from another space, and those who use the original would not be excluded; \
+             end all processes that use the space and remove its directory",
+        ));
+    }
+    let len = usize::try_from(header.size).map_err(|_| unusable_segment(path, "it is too large for this machine"))?;
+    Ok((header, len))
 }
 
 fn read_header(file: &File, len: u64) -> io::Result<std::result::Result<Header, Flaw>> {

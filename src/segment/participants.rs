@@ -173,6 +173,11 @@ impl Segment {
         }
     }
 
+    /// When the participant in `slot` joined, in nanoseconds since 1970.
+    pub(crate) fn joined(&self, slot: Slot) -> u64 {
+        self.record(slot).map_or(0, |record| record.joined.load(Relaxed))
+    }
+
     /// On whose behalf the participant in `slot` holds its locks, as it says itself.
     pub(crate) fn behalf(&self, slot: Slot) -> Option<(u32, String)> {
         let record = self.record(slot)?;

@@ -5,6 +5,7 @@
 //! between counting and the record leaves a stray one, which costs wake calls and loses nobody.
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::fence;
 
 use super::Segment;
 use super::format::{Place, Waiter};
@@ -20,7 +21,7 @@ fn who(slot: Slot, incarnation: u32) -> u64 {
 }
 
 /// What a sleeper waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     Names,
     Lock(Place),
@@ -33,6 +34,23 @@ impl Target {
             Self::Lock(place) => (place.entry as u64 + 1) << 32 | place.generation as u64,
         }
     }
+
+    fn unpack(what: u64) -> Self {
+        match ((what >> 32) as u32).checked_sub(1) {
+            None => Self::Names,
+            Some(entry) => Self::Lock(Place { entry, generation: what as u32 }),
+        }
+    }
+}
+
+/// A thread that sleeps, as its record says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sleeper {
+    pub(crate) slot: Slot,
+    pub(crate) incarnation: u32,
+    pub(crate) target: Target,
+    pub(crate) thread: u32,
+    pub(crate) since: Monotonic,
 }
 
 /// A record taken by [`Segment::enlist`].
@@ -101,6 +119,23 @@ impl Segment {
     pub(crate) fn waiting(&self) -> usize {
         self.waiters.iter().filter(|record| record.who.load(Relaxed) != 0).count()
     }
+}
+
+/// What a record says, if it stands for somebody.
+pub(super) fn read(record: &Waiter) -> Option<Sleeper> {
+    // Acquire: pairs with the Release in `enlist`: the fields.
+    let who = record.who.load(Acquire);
+    let slot = Slot::new(((who >> 16) as u16 as u32).checked_sub(1)?)?;
+    let sleeper = Sleeper {
+        slot,
+        incarnation: (who >> 32) as u32,
+        target: Target::unpack(record.what.load(Relaxed)),
+        thread: record.thread.load(Relaxed) as u32,
+        since: Monotonic(record.since.load(Relaxed)),
+    };
+    // Whoever takes a record after somebody else changes this word first, by a compare-and-swap.
+    fence(Acquire);
+    (who & CLAIMED == 0 && record.who.load(Relaxed) == who).then_some(sleeper)
 }
 
 fn clear(record: &Waiter, who: u64) -> bool {

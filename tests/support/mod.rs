@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub mod raw;
+#[cfg(feature = "cli")]
+pub mod tool;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;

@@ -51,11 +51,11 @@ pub(crate) struct RunArgs {
     /// Give up at once if somebody holds the lock
     #[arg(short = 'n', long = "try", aliases = ["nb", "nonblock", "nonblocking"], conflicts_with = "timeout")]
     pub(crate) only_try: bool,
-    /// Wait at most TIME: 0.5, 5s, 300ms (default: ever)
+    /// Wait at most TIME: 0.5, 5s, 300ms (default: for ever)
     #[arg(short = 'w', long, alias = "wait", value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
     pub(crate) timeout: Option<Duration>,
     /// Exit with N if the lock was not got (default: 75)
-    #[arg(short = 'E', long, value_name = "N")]
+    #[arg(short = 'E', alias = "conflict-exit-code", value_name = "N")]
     pub(crate) conflict_exit_code: Option<u8>,
     /// Hold the lock alone, as without it
     #[arg(short = 'x', long, short_alias = 'e', action = ArgAction::SetTrue)]
@@ -72,7 +72,7 @@ pub(crate) struct RunArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) space: SpaceArgs,
-    /// Create the space with MODE: 600, or 660 for a group
+    /// Create the space with MODE: 600 or, for a group, 660
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub(crate) mode: Option<u32>,
     /// The lock: up to 64 bytes, created if nobody named it before

@@ -9,7 +9,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(Code::Output, format_args!("cannot write the output: {e}")))
+            Err(Failure::new(Code::Output, format_args!("cannot write the output: {}", reason(&e))))
         }
         _ => Ok(()),
     }
@@ -19,4 +19,10 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 pub(crate) fn complain(message: &str) {
     let line: String = message.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
     let _ = writeln!(std::io::stderr(), "hostlock: {line}");
+}
+
+/// What the system said, without the number.
+pub(crate) fn reason(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

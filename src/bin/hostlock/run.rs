@@ -78,7 +78,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
             ErrorKind::WouldBlock | ErrorKind::OutOfMemory => Code::System,
             _ => Code::CannotRun,
         };
-        Failure::new(code, format_args!("{}: {}", program.display(), reason(&e)))
+        Failure::new(code, format_args!("{}: {}", program.display(), output::reason(&e)))
     })?;
     let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
     space.act_on_behalf_of(child.id(), &name)?;
@@ -106,12 +106,6 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
             128 + by as u8
         }
     })
-}
-
-/// What the system said, without the number.
-fn reason(e: &std::io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 fn acquire(mutex: &Mutex, args: &RunArgs) -> Result<OwnedMutexGuard, Failure> {

@@ -1,4 +1,232 @@
-use crate::exit::Failure;
-pub(crate) fn status(_: &crate::args::StatusArgs) -> Result<(), Failure> {
-    Ok(())
+//! `hostlock status`: who holds what, who waits, what died.
+
+use std::time::{Duration, SystemTime};
+
+use hostlock::{Abandoned, Held, Holder, Inspection, LockReport, Process};
+use serde::Serialize;
+
+use crate::args::StatusArgs;
+use crate::exit::{Code, Failure};
+use crate::output;
+
+/// Never renamed, never in another order; new ones come at the end.
+#[rustfmt::skip]
+const COLUMNS: [&str; 12] = [
+    "NAME", "KIND", "STATE", "PID", "COMMAND", "FOR", "TOKEN", "SINCE", "WAITERS", "DEAD", "CONTENDED", "RECOVERED",
+];
+
+pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let mut found = args.space.builder()?.inspect()?;
+    if let Some(name) = &args.name {
+        found.locks.retain(|lock| lock.name == *name);
+        if found.locks.is_empty() {
+            let path = found.path.display();
+            return Err(Failure::new(
+                Code::Unavailable,
+                format_args!("there is no lock \"{name}\" in the space {path}"),
+            ));
+        }
+    }
+    output::print(&if args.json { json(&found)? } else { table(&found) })
+}
+
+fn state(lock: &LockReport) -> &'static str {
+    match lock {
+        LockReport { damage: Some(_), .. } => "damaged",
+        LockReport { holder: Some(_), .. } => "held",
+        LockReport { abandoned: Some(_), .. } => "abandoned",
+        _ => "free",
+    }
+}
+
+/// When an acquisition began, and whether it may have been earlier.
+fn since(held: Held) -> Option<(SystemTime, bool)> {
+    let (span, exact) = match held {
+        Held::For(span) => (span, true),
+        Held::AtLeast(span) => (span, false),
+        _ => return None,
+    };
+    Some((SystemTime::now().checked_sub(span)?, exact))
+}
+
+fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A cell: never empty, and without what separates cells.
+fn cell(text: &str) -> String {
+    if text.is_empty() {
+        return "-".into();
+    }
+    let awkward = |c: char| c.is_whitespace() || c.is_control() || c == '\\';
+    text.chars().map(|c| if awkward(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
+fn process(process: &Process) -> String {
+    cell(&format!("{}({})", process.pid, process.command))
+}
+
+fn row(lock: &LockReport) -> [String; COLUMNS.len()] {
+    let of_holder =
+        |show: &dyn Fn(&Holder) -> Option<String>| lock.holder.as_ref().and_then(show).unwrap_or("-".into());
+    [
+        cell(&lock.name),
+        lock.kind.to_string(),
+        state(lock).into(),
+        of_holder(&|holder| Some(holder.pid.to_string())),
+        of_holder(&|holder| Some(cell(&holder.command))),
+        of_holder(&|holder| holder.on_behalf_of.as_ref().map(process)),
+        lock.token.to_string(),
+        of_holder(&|holder| {
+            since(holder.held).map(|(time, exact)| format!("{}{}", if exact { "" } else { "<" }, timestamp(time)))
+        }),
+        cell(&lock.waiters.iter().map(|waiter| process(&waiter.process)).collect::<Vec<_>>().join(",")),
+        lock.abandoned.as_ref().map_or("-".into(), |dead| {
+            cell(&format!("{}({})", dead.pid.map_or("?".into(), |pid| pid.to_string()), dead.command))
+        }),
+        lock.contended.to_string(),
+        lock.recovered.to_string(),
+    ]
+}
+
+fn table(found: &Inspection) -> String {
+    let rows: Vec<_> = found.locks.iter().map(row).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0).max(COLUMNS[column].len())
+    };
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    let head = line(COLUMNS.to_vec());
+    let body = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(head).chain(body).collect()
+}
+
+#[derive(Serialize)]
+struct SpaceJson<'a> {
+    space: String,
+    created: String,
+    participants: usize,
+    participants_capacity: usize,
+    dead_participants: usize,
+    locks_capacity: usize,
+    locks: Vec<LockJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct LockJson<'a> {
+    name: &'a str,
+    kind: String,
+    state: &'static str,
+    /// As text: it does not fit what many readers make of a number.
+    token: String,
+    holder: Option<HolderJson<'a>>,
+    abandoned: Option<DeadJson<'a>>,
+    waiters: Vec<WaiterJson<'a>>,
+    contended: u64,
+    recovered: u64,
+    damage: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct HolderJson<'a> {
+    #[serde(flatten)]
+    process: ProcessJson<'a>,
+    thread: Option<u32>,
+    elsewhere: bool,
+    #[serde(rename = "for")]
+    on_behalf_of: Option<ProcessJson<'a>>,
+    since: Option<String>,
+    since_exact: bool,
+    held_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct ProcessJson<'a> {
+    pid: u32,
+    command: &'a str,
+}
+
+#[derive(Serialize)]
+struct DeadJson<'a> {
+    pid: Option<u32>,
+    command: &'a str,
+    token: String,
+}
+
+#[derive(Serialize)]
+struct WaiterJson<'a> {
+    #[serde(flatten)]
+    process: ProcessJson<'a>,
+    thread: Option<u32>,
+    elsewhere: bool,
+    waiting_seconds: f64,
+}
+
+fn process_json(process: &Process) -> ProcessJson<'_> {
+    ProcessJson { pid: process.pid, command: &process.command }
+}
+
+/// To the millisecond.
+fn seconds(span: Duration) -> f64 {
+    span.as_millis() as f64 / 1000.0
+}
+
+fn holder_json(holder: &Holder) -> HolderJson<'_> {
+    let since = since(holder.held);
+    HolderJson {
+        process: ProcessJson { pid: holder.pid, command: &holder.command },
+        thread: holder.thread,
+        elsewhere: holder.elsewhere,
+        on_behalf_of: holder.on_behalf_of.as_ref().map(process_json),
+        since: since.map(|(time, _)| timestamp(time)),
+        since_exact: since.is_some_and(|(_, exact)| exact),
+        held_seconds: match holder.held {
+            Held::For(span) | Held::AtLeast(span) => Some(seconds(span)),
+            _ => None,
+        },
+    }
+}
+
+fn dead_json(dead: &Abandoned) -> DeadJson<'_> {
+    DeadJson { pid: dead.pid, command: &dead.command, token: dead.token.to_string() }
+}
+
+fn lock_json(lock: &LockReport) -> LockJson<'_> {
+    let waiters = lock.waiters.iter().map(|waiter| WaiterJson {
+        process: process_json(&waiter.process),
+        thread: waiter.thread,
+        elsewhere: waiter.elsewhere,
+        waiting_seconds: seconds(waiter.waiting),
+    });
+    LockJson {
+        name: &lock.name,
+        kind: lock.kind.to_string(),
+        state: state(lock),
+        token: lock.token.to_string(),
+        holder: lock.holder.as_ref().map(holder_json),
+        abandoned: lock.abandoned.as_ref().map(dead_json),
+        waiters: waiters.collect(),
+        contended: lock.contended,
+        recovered: lock.recovered,
+        damage: lock.damage.as_deref(),
+    }
+}
+
+fn json(found: &Inspection) -> Result<String, Failure> {
+    let space = SpaceJson {
+        space: found.path.display().to_string(),
+        created: timestamp(found.created),
+        participants: found.usage.participants,
+        participants_capacity: found.usage.participants_capacity,
+        dead_participants: found.participants.iter().filter(|participant| participant.dead).count(),
+        locks_capacity: found.usage.locks_capacity,
+        locks: found.locks.iter().map(lock_json).collect(),
+    };
+    let text = serde_json::to_string_pretty(&space)
+        .map_err(|e| Failure::new(Code::Output, format_args!("cannot write JSON: {e}")))?;
+    Ok(text + "\n")
 }

@@ -1,0 +1,199 @@
+//! What is seen of a space: who holds what, who waits, who died. Only reads.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::wait::stamp;
+use crate::Result;
+use crate::holder::{Abandoned, Held, Holder, Process};
+use crate::os::clock::Monotonic;
+use crate::os::fork;
+use crate::os::identity::Identity;
+use crate::os::liveness::Life;
+use crate::protocol::mutex::LockWords;
+use crate::protocol::word::{Owner, OwnerWord, Slot};
+use crate::report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport};
+use crate::segment::Segment;
+use crate::segment::format::{Entry, Kind, Place};
+use crate::segment::inspect::Named;
+use crate::segment::open::Options;
+use crate::segment::participants::Participant;
+use crate::segment::waiters::{Sleeper, Target};
+
+/// Who holds `words`, if anybody alive does, as seen by `me`, who is not to be judged if it is in the slot of code `own`.
+pub(super) fn holder_of(
+    segment: &Segment,
+    me: &Identity,
+    own: u16,
+    words: &LockWords,
+    since: Option<&AtomicU64>,
+) -> Option<Holder> {
+    let seen = words.look();
+    let Owner::Held(slot) = seen.owner() else { return None };
+    let them = segment.participant(slot)?;
+    if slot.code() != own && matches!(segment.judge(slot, &them, me), Life::Dead(_)) {
+        return None;
+    }
+    let holder = Holder {
+        pid: them.identity.pid,
+        thread: words.thread_of(seen).map(fork::kernel_thread),
+        command: segment.command(slot),
+        token: segment.token_of(seen),
+        held: since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen)),
+        elsewhere: is_elsewhere(&them, me),
+        on_behalf_of: behalf(segment, slot),
+    };
+    // What was read belongs together only if the lock did not change hands meanwhile.
+    (words.look() == seen).then_some(holder)
+}
+
+fn is_elsewhere(them: &Participant, me: &Identity) -> bool {
+    them.identity.pid_namespace != me.pid_namespace
+}
+
+fn behalf(segment: &Segment, slot: Slot) -> Option<Process> {
+    segment.behalf(slot).map(|(pid, command)| Process { pid, command })
+}
+
+pub(super) fn usage(segment: &Segment) -> Usage {
+    Usage {
+        participants: segment.slots().filter(|slot| segment.participant(*slot).is_some()).count(),
+        participants_capacity: segment.header.participants as usize,
+        locks: segment.names_in_use(),
+        locks_capacity: segment.header.names as usize,
+        waiting: segment.waiting(),
+    }
+}
+
+/// Looks at a space that this process need not be in.
+pub(crate) fn look(options: &Options) -> Result<Inspection> {
+    let segment = options.look()?;
+    let me = Identity::mine();
+    let mut waiters: HashMap<Target, Vec<WaiterReport>> = HashMap::new();
+    let mut asleep: Vec<_> = segment.sleepers().collect();
+    asleep.sort_by_key(|sleeper| sleeper.since.0);
+    for sleeper in asleep {
+        if let Some(waiter) = waiter(&segment, &me, &sleeper) {
+            waiters.entry(sleeper.target).or_default().push(waiter);
+        }
+    }
+    let mut locks: Vec<_> = segment
+        .named()
+        .map(|named| {
+            let place = Place { entry: named.index, generation: named.meta.generation() };
+            let waiters = waiters.remove(&Target::Lock(place)).unwrap_or_default();
+            lock(&segment, &me, named, waiters)
+        })
+        .collect();
+    locks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Inspection {
+        path: segment.space().into(),
+        created: wall_clock(segment.header.token_base),
+        mode: segment.header.mode,
+        usage: usage(&segment),
+        locks,
+        participants: segment.slots().filter_map(|slot| participant(&segment, &me, slot)).collect(),
+    })
+}
+
+fn wall_clock(nanos: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanos)
+}
+
+fn participant(segment: &Segment, me: &Identity, slot: Slot) -> Option<ParticipantReport> {
+    let them = segment.participant(slot)?;
+    Some(ParticipantReport {
+        process: Process { pid: them.identity.pid, command: segment.command(slot) },
+        joined: wall_clock(segment.joined(slot)),
+        dead: matches!(segment.judge(slot, &them, me), Life::Dead(_)),
+        elsewhere: is_elsewhere(&them, me),
+        on_behalf_of: behalf(segment, slot),
+    })
+}
+
+/// `None` for the dead, who wait no more.
+fn waiter(segment: &Segment, me: &Identity, sleeper: &Sleeper) -> Option<WaiterReport> {
+    let them = segment.participant(sleeper.slot).filter(|them| them.incarnation == sleeper.incarnation)?;
+    if matches!(segment.judge(sleeper.slot, &them, me), Life::Dead(_)) {
+        return None;
+    }
+    Some(WaiterReport {
+        process: Process { pid: them.identity.pid, command: segment.command(sleeper.slot) },
+        thread: (sleeper.thread != 0).then(|| fork::kernel_thread(sleeper.thread)),
+        waiting: Monotonic::now().since(sleeper.since),
+        elsewhere: is_elsewhere(&them, me),
+    })
+}
+
+fn lock(segment: &Segment, me: &Identity, named: Named<'_>, waiters: Vec<WaiterReport>) -> LockReport {
+    let Named { entry, meta, name, .. } = named;
+    let words = &entry.lock;
+    let mut word = words.look();
+    let mut state = State::default();
+    // A lock that changes hands all the time is looked at a few times; then what was seen last is good enough.
+    for _ in 0..100 {
+        state = State::read(segment, me, entry, word);
+        let now = words.look();
+        if now == word {
+            break;
+        }
+        word = now;
+    }
+    LockReport {
+        name,
+        kind: if meta.kind() == Kind::Mutex as u8 { LockKind::Mutex } else { LockKind::Unknown },
+        holder: state.holder,
+        abandoned: state.abandoned,
+        waiters,
+        token: segment.token_of(word),
+        contended: words.contended.load(Relaxed).into(),
+        recovered: entry.recovered.load(Relaxed),
+        damage: state.damage,
+    }
+}
+
+/// What one owner word says.
+#[derive(Default)]
+struct State {
+    holder: Option<Holder>,
+    abandoned: Option<Abandoned>,
+    damage: Option<String>,
+}
+
+impl State {
+    fn read(segment: &Segment, me: &Identity, entry: &Entry, word: OwnerWord) -> Self {
+        let mut state = Self::default();
+        let told_of = |epoch: u64| {
+            let dead = entry.death_of(epoch);
+            Abandoned {
+                token: segment.header.token_base + epoch,
+                pid: dead.as_ref().map(|(pid, _)| *pid),
+                command: dead.map(|(_, command)| command).unwrap_or_default(),
+            }
+        };
+        match word.owner() {
+            Owner::Nobody => state.abandoned = word.is_abandoned().then(|| told_of(word.epoch())),
+            Owner::Held(slot) => {
+                state.holder = holder_of(segment, me, 0, &entry.lock, Some(&entry.since));
+                match segment.participant(slot) {
+                    Some(_) if state.holder.is_some() => {
+                        state.abandoned = word.is_abandoned().then(|| told_of(word.epoch().saturating_sub(1)));
+                    }
+                    // Dead, and nobody was here since.
+                    Some(them) => {
+                        state.abandoned = Some(Abandoned {
+                            token: segment.token_of(word),
+                            pid: Some(them.identity.pid),
+                            command: segment.command(slot),
+                        });
+                    }
+                    None => state.damage = Some(format!("{word:?}, whom nobody knows")),
+                }
+            }
+            Owner::Damaged => state.damage = Some(format!("{word:?}")),
+        }
+        state
+    }
+}

@@ -1,0 +1,117 @@
+//! What a look at a space found, for people and for tools.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use crate::holder::{Abandoned, Holder, Process};
+
+/// A space at about one moment, seen from outside. Made by [`SpaceBuilder::inspect`](crate::SpaceBuilder::inspect).
+///
+/// It is read while others go on. Each lock is right at some moment, not all of them at the same.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The space's directory.
+    pub path: PathBuf,
+    /// When it was created, by the wall clock of then.
+    pub created: SystemTime,
+    /// The permissions its file was created with.
+    pub mode: u32,
+    /// How much of it is in use.
+    pub usage: Usage,
+    /// Every name that has a lock, in the order of the names.
+    pub locks: Vec<LockReport>,
+    /// Every process in it, also the dead that nobody cleaned up after.
+    pub participants: Vec<ParticipantReport>,
+}
+
+/// How much of a space is in use. See [`Space::usage`](crate::Space::usage).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Registered processes, dead ones that nobody cleaned up after included.
+    pub participants: usize,
+    /// How many processes there is room for.
+    pub participants_capacity: usize,
+    /// Names that have a lock.
+    pub locks: usize,
+    /// How many names there is room for, before unused ones are given up.
+    pub locks_capacity: usize,
+    /// Threads that sleep, waiting for a lock.
+    pub waiting: usize,
+}
+
+/// One lock.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LockReport {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: LockKind,
+    /// Who holds it. `None`: nobody alive does.
+    pub holder: Option<Holder>,
+    /// Who died holding it, for as long as the mark stands: the next owner will be told, or the present one was and has not released
+    /// it yet.
+    pub abandoned: Option<Abandoned>,
+    /// Who sleeps waiting for it, the longest first. At most four threads of a process are sure to be seen.
+    pub waiters: Vec<WaiterReport>,
+    /// The token of the present or the last acquisition.
+    pub token: u64,
+    /// How many acquisitions had to sleep.
+    pub contended: u64,
+    /// How many owners died holding it.
+    pub recovered: u64,
+    /// What is wrong with its words, if they say what cannot be.
+    pub damage: Option<String>,
+}
+
+/// What a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockKind {
+    /// A [`Mutex`](crate::Mutex).
+    Mutex,
+    /// Something that this version does not know.
+    Unknown,
+}
+
+impl fmt::Display for LockKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Mutex => "mutex",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A thread that sleeps until it gets a lock.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WaiterReport {
+    /// Its process.
+    pub process: Process,
+    /// The kernel's id of the thread; `None` for a wait that belongs to no thread (an owned guard).
+    pub thread: Option<u32>,
+    /// For how long it has been waiting, if that can be compared with our clock.
+    pub waiting: Duration,
+    /// The process lives in another PID namespace.
+    pub elsewhere: bool,
+}
+
+/// A process in a space.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ParticipantReport {
+    /// The process.
+    pub process: Process,
+    /// When it joined, by the wall clock of then.
+    pub joined: SystemTime,
+    /// It is proven dead, and nobody cleaned up after it yet. What cannot be told is not dead.
+    pub dead: bool,
+    /// It lives in another PID namespace.
+    pub elsewhere: bool,
+    /// For whom it holds its locks, if it said so.
+    pub on_behalf_of: Option<Process>,
+}
