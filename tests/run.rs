@@ -253,13 +253,10 @@ fn what_the_command_leaves_in_the_background_keeps_nothing() {
     for _ in 0..8 {
         let output = place.output("run", &["-n", "a", "--", "sh", "-c", &script]);
         assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
-        daemons.push(number_in(&file));
-        assert!(is_running(*daemons.last().unwrap()));
+        daemons.push(Stray(number_in(&file)));
+        assert!(daemons.last().unwrap().is_running());
         assert_eq!(space.usage().participants, 1, "only this test is in the space");
         assert_eq!(space.mutex("a").unwrap().holder().unwrap(), None);
-    }
-    for daemon in daemons {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     }
 }
 

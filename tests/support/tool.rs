@@ -126,6 +126,26 @@ impl Drop for Background {
     }
 }
 
+/// A process that is not our child, killed when the test drops this.
+pub struct Stray(pub i32);
+
+impl Stray {
+    pub fn end(&self) {
+        let _ = kill(Pid::from_raw(self.0), Signal::SIGKILL);
+        super::wait_until("it is gone", || !is_running(self.0));
+    }
+
+    pub fn is_running(&self) -> bool {
+        is_running(self.0)
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0), Signal::SIGKILL);
+    }
+}
+
 /// What a shell would show as `$?`.
 pub fn dollar_question(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().expect("an end"))
