@@ -195,7 +195,12 @@ pub fn root() -> tempfile::TempDir {
 
 /// A space under `root`.
 pub fn space(root: impl AsRef<Path>) -> Space {
-    Space::builder("test").root(root.as_ref()).open().expect("a space")
+    space_named("test", root)
+}
+
+/// The space `name` under `root`.
+pub fn space_named(name: &str, root: impl AsRef<Path>) -> Space {
+    Space::builder(name).root(root.as_ref()).open().expect("a space")
 }
 
 /// Waits until something is so.
