@@ -98,6 +98,8 @@ pub mod docs {
     pub mod verification {}
     #[doc = include_str!("docs/performance.md")]
     pub mod performance {}
+    #[doc = include_str!("docs/tool.md")]
+    pub mod tool {}
 }
 
 #[cfg(doctest)]

@@ -140,17 +140,24 @@ fn a_command_that_handles_ctrl_c_does_so_once_and_is_waited_for() {
     let place = Place::new();
     let [(_, prefix), _] = both(&place);
     let (mut terminal, ready, log) = (Terminal::new(), ready(&place), place.root.path().join("log"));
+    let go = place.root.path().join("go");
     terminal.type_in(&format!(
-        "{prefix} sh -c 'trap \"echo int >> {log}; sleep 0.3; echo done >> {log}; exit 3\" INT; touch {ready}; \
-         while :; do sleep 0.01; done'\n",
-        log = log.display(),
-        ready = ready.display(),
+        "{prefix} sh -c 'trap \"echo int >> {}\" INT; touch {}; while ! [ -e {} ]; do sleep 0.01; done; exit 3'\n",
+        log.display(),
+        ready.display(),
+        go.display(),
     ));
     wait_for(&ready);
-    terminal.type_in("\x03");
-    // (flock ends at once, with 130, and leaves the command running.)
+    for count in 1..=5 {
+        terminal.type_in("\x03");
+        wait_until("it was handled", || std::fs::read_to_string(&log).is_ok_and(|log| log.lines().count() >= count));
+        // Long enough for one that was passed on as well.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    File::create(&go).unwrap();
+    // (flock ends at the first, with 130, and leaves the command running.)
     assert_eq!(terminal.dollar_question(), "3");
-    assert_eq!(std::fs::read_to_string(&log).unwrap(), "int\ndone\n");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "int\n".repeat(5));
 }
 
 #[test]
