@@ -34,6 +34,10 @@ fn parent(arguments: &[String]) {
     space.act_on_behalf_of(child.id(), "sleep").unwrap();
     say(child.id());
     hear();
+    if arguments[1] == "with" && arguments.get(2).is_some() {
+        // SAFETY: this is what a program does that becomes a daemon; the library has to live with it.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }, 0);
+    }
     drop((guard, space));
     say("left");
     hear();
@@ -69,7 +73,8 @@ impl Drop for Child {
 }
 
 fn start(role: &str, root: &tempfile::TempDir, how: &str) -> (support::Actor, Child) {
-    let actor = support::start(role, &[root.path().to_str().unwrap(), how]);
+    let arguments: Vec<&str> = [root.path().to_str().unwrap()].into_iter().chain(how.split(' ')).collect();
+    let actor = support::start(role, &arguments);
     let child = Child(Pid::from_raw(actor.hear().parse().unwrap()));
     (actor, child)
 }
@@ -119,6 +124,26 @@ fn leaving_in_good_order_ends_the_lifeline_for_everybody() {
     assert_eq!(space.mutex("a").unwrap().try_lock().unwrap().abandoned(), None);
     let (_next, _child) = start("parent", &root, "with");
     assert_eq!(space.usage().participants, 2);
+}
+
+#[test]
+fn a_place_whose_lifeline_could_not_be_ended_is_left_alone_until_it_has() {
+    let root = support::root();
+    let (mut parent, child) = start("parent", &root, "with closed");
+    parent.tell("leave");
+    parent.expect("left");
+    let raw = support::raw::Raw::open(root.path().join("test"));
+    let slots = || raw.participants().into_iter().map(|(slot, ..)| slot).collect::<Vec<_>>();
+    assert_eq!(slots(), []);
+    // Whoever moved in there would count as alive for as long as that child runs.
+    let space = small_space(root.path().to_str().unwrap());
+    assert_eq!(slots(), [1]);
+    drop(space);
+    drop(child);
+    wait_until("the place is taken again", || {
+        let _space = small_space(root.path().to_str().unwrap());
+        slots() == [0]
+    });
 }
 
 #[test]

@@ -109,14 +109,9 @@ fn a_space_that_cannot_be_used_is_69() {
     let output = place.output("run", &["a", "--", "true"]);
     assert_eq!(output.status.code(), Some(69));
     assert_one_line(&stderr(&output), "does not begin as a segment does");
-    let nowhere = support::tool::output(Command::new(env!("CARGO_BIN_EXE_hostlock")).args([
-        "run",
-        "--path",
-        "/nonexistent/space",
-        "a",
-        "--",
-        "true",
-    ]));
+    let missing = place.root.path().join("missing/space");
+    let mut nowhere = Command::new(env!("CARGO_BIN_EXE_hostlock"));
+    let nowhere = support::tool::output(nowhere.args(["run", "--path", missing.to_str().unwrap(), "a", "--", "true"]));
     assert_eq!(nowhere.status.code(), Some(69));
     assert_one_line(&stderr(&nowhere), "--path DIR");
 }
