@@ -24,6 +24,9 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
 const KNOWN_TO_THE_API: &[&str] =
     &["crate::os::clock::Deadline", "crate::os::fork", "crate::segment::format::Kind", "crate::segment::open::Options"];
 
+/// Signals, and what is done between fork and exec. The tool sees no more of the library than its users do.
+const UNSAFE_OF_THE_TOOL: &str = "src/bin/hostlock/signals.rs";
+
 /// Where `unsafe` is allowed besides `src/os`: the types that may lie in shared memory are declared where they are defined.
 const UNSAFE_ELSEWHERE: &[&str] = &["src/segment/format.rs"];
 
@@ -263,7 +266,7 @@ fn the_api_names_no_more_of_what_is_below_than_it_did() {
 fn unsafe_is_where_it_belongs() {
     let mut found = Vec::new();
     for (file, source) in sources("src") {
-        if file.starts_with("src/os/") || UNSAFE_ELSEWHERE.contains(&file.as_str()) {
+        if file.starts_with("src/os/") || UNSAFE_ELSEWHERE.contains(&file.as_str()) || file == UNSAFE_OF_THE_TOOL {
             continue;
         }
         if paths_in(&code_of(&source)).contains("unsafe") {
