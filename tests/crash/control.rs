@@ -1,0 +1,77 @@
+//! A page that a forked process and the test share, outside of every space.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::signal::{Signal, kill};
+
+use super::support::PATIENCE;
+
+/// Values of [`Control::phase`].
+pub const READY: u64 = 1;
+pub const BEGUN: u64 = 2;
+pub const ENDED: u64 = 3;
+
+/// What a forked process tells, all of it zero at first.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Control {
+    pub phase: AtomicU64,
+    /// Opened by the test.
+    pub gate: AtomicU64,
+    /// 1 while it believes that it holds the lock.
+    pub inside: AtomicU64,
+    /// 1 from just before it is killed.
+    pub dead: AtomicU64,
+    /// Of its acquisition, if it came to one.
+    pub token: AtomicU64,
+    /// The token of the death it was told of.
+    pub told: AtomicU64,
+    /// 1: it found somebody else inside, too.
+    pub crowded: AtomicU64,
+}
+
+impl Control {
+    /// A new one; it stays for ever, as a test makes few.
+    pub fn new() -> &'static Self {
+        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let size = std::num::NonZeroUsize::new(4096).expect("not zero");
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let page = unsafe { mmap_anonymous(None, size, rights, MapFlags::MAP_SHARED) }.expect("a page");
+        // SAFETY: the page is aligned, larger than the type, zero, which is a value of its atomics, and never unmapped.
+        unsafe { page.cast().as_ref() }
+    }
+
+    pub fn reset(&self) {
+        let Self { phase, gate, inside, dead, token, told, crowded } = self;
+        for cell in [phase, gate, inside, dead, token, told, crowded] {
+            cell.store(0, SeqCst);
+        }
+    }
+
+    /// In a victim: the operation begins with the next instruction.
+    pub fn begin(&self) {
+        let _ = kill(nix::unistd::getpid(), Signal::SIGSTOP);
+        self.phase.store(BEGUN, SeqCst);
+    }
+
+    /// In the test: waits until it is so far.
+    #[track_caller]
+    pub fn wait_for(&self, phase: u64, what: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.phase.load(SeqCst) < phase {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// In a forked process: waits until the test opens the gate.
+    pub fn wait_at_gate(&self) {
+        self.phase.store(READY, SeqCst);
+        while self.gate.load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+    }
+}

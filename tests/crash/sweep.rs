@@ -1,0 +1,433 @@
+//! Kills a victim at every point of an operation, and judges what is left each time.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use hostlock::{Abandoned, Error, Mutex, OwnedMutexGuard, Space};
+
+use super::control::{Control, READY};
+use super::support::raw::{NAMES_LOCK_AT, Raw, held_by};
+use super::support::{root, wait_until};
+use super::trace::{Forked, KNOWN_PROCESSOR, Victim};
+
+/// A survivor that does not get a free lock, or a dead one's, in this time is stuck.
+const BOUND: Duration = Duration::from_secs(20);
+/// Survivors look for themselves this often, so that a sweep takes seconds.
+const CHECK: Duration = Duration::from_millis(10);
+/// In the quick form: every seventh point, but not many more than this of them.
+const QUICK: usize = 24;
+
+/// The lock that most sweeps are about, and one beside it.
+pub const NAME: &str = "a";
+pub const OTHER: &str = "b";
+/// A lock that nobody holds for long, by which forked children join.
+pub const JOIN: &str = "c";
+
+/// In a forked child: joins, so that this is no part of the operation.
+pub fn join_in(mutex: &Mutex) {
+    drop(mutex.lock().expect("a lock"));
+}
+
+/// The controls of a sweep's processes.
+#[derive(Clone, Copy)]
+pub struct Controls {
+    pub victim: &'static Control,
+    pub sleeper: &'static Control,
+    pub other: &'static Control,
+}
+
+/// What is swept.
+pub struct Plan<'a> {
+    pub what: &'a str,
+    /// Victims go different ways, as the operation depends on what time it is and on what others do.
+    pub wavers: bool,
+    pub begin: &'a dyn Fn(&mut Case) -> Option<Victim>,
+    /// The victim is stopped at a point of the operation.
+    pub meanwhile: &'a dyn Fn(&mut Case, &Victim),
+    /// The victim is dead.
+    pub afterwards: &'a dyn Fn(&mut Case),
+}
+
+/// One victim's world: a space of its own.
+pub struct Case {
+    root: PathBuf,
+    pub name: String,
+    pub controls: Controls,
+    pub participants: u32,
+    pub locks: u32,
+    /// `None` while the test is not in the space.
+    pub space: Option<Space>,
+    pub sleeper: Option<Forked>,
+    pub guard: Option<OwnedMutexGuard>,
+    /// The largest token seen so far.
+    pub token: u64,
+    pub death: Death,
+    /// PIDs of processes that ended before the victim did, without releasing what they held.
+    pub dead: Vec<u32>,
+    /// Inode of the segment when the victim was killed; 0: there was none.
+    pub inode: u64,
+}
+
+/// What the words said of the victim's lock before it was killed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Death {
+    pub word: u64,
+    /// The acquisition that the next owner has to be told of; 0: none.
+    pub token: u64,
+    /// Sleepers counted that no record stands for, by lock: of the names, then of the entries.
+    pub stray: [u32; 5],
+}
+
+impl Case {
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(&self.name)
+    }
+
+    pub fn open(&self) -> hostlock::Result<Space> {
+        Space::builder(&self.name)
+            .root(&self.root)
+            .participants(self.participants)
+            .locks(self.locks)
+            .check_interval(CHECK)
+            .open()
+    }
+
+    pub fn enter(&mut self) {
+        self.space = Some(self.open().unwrap_or_else(|e| panic!("a survivor cannot open the space: {e}")));
+    }
+
+    pub fn space(&self) -> &Space {
+        self.space.as_ref().expect("in the space")
+    }
+
+    pub fn mutex(&self, name: &str) -> Mutex {
+        self.space().mutex(name).unwrap_or_else(|e| panic!("a survivor cannot find {name}: {e}"))
+    }
+
+    pub fn raw(&self) -> Raw {
+        Raw::open(self.directory())
+    }
+
+    /// The PID of whoever stands in an owner word; 0: nobody.
+    pub fn owner_of(raw: &Raw, word: u64) -> u32 {
+        if word & 0xFFFC == 0 {
+            return 0;
+        }
+        let mut owners = raw.participants().into_iter().filter(|(slot, ..)| held_by(*slot, 0) == word & 0xFFFC);
+        owners.next().unwrap_or_else(|| panic!("{word:#x} is held by nobody known")).2
+    }
+
+    /// The words of a lock: where its owner word is, and what it says.
+    pub fn word(&self, name: &str) -> u64 {
+        self.raw().entry(name).map_or(0, |entry| entry.owner)
+    }
+
+    /// What a look at the stopped victim tells of its death. It must own nothing that others have.
+    pub fn look(&mut self, victim: &Victim) {
+        self.inode = self.directory().join("segment").metadata().map_or(0, |meta| meta.ino());
+        if self.inode == 0 {
+            return;
+        }
+        let raw = self.raw();
+        let word = self.word(NAME);
+        let owner = Self::owner_of(&raw, word);
+        let pid = victim.pid.as_raw() as u32;
+        assert!(
+            owner != 0 || word & 1 == 0 || !self.dead.is_empty(),
+            "marked as abandoned, and nobody died: {word:#x}"
+        );
+        let seen = (word >> 16) + raw.u64_at(104);
+        assert!(word == 0 || seen >= self.token, "the word {word:#x} is older than the last token, {}", self.token);
+        let ends_by_death = owner == pid || self.dead.contains(&owner) || (owner == 0 && word & 1 != 0);
+        let token = if ends_by_death { seen } else { 0 };
+        self.death = Death { word, token, stray: strays(&raw) };
+        // Who looks a name up waits for whoever is changing the names, as long as it lives.
+        let names_are_free = raw.u64_at(NAMES_LOCK_AT) & 0xFFFC == 0;
+        if owner == pid && self.space.is_some() && names_are_free {
+            let refused = self.mutex(NAME).try_lock().map(|guard| guard.token());
+            assert!(matches!(refused, Err(Error::WouldBlock { .. })), "two hold the lock at once: {refused:?}");
+            assert_eq!(self.controls.sleeper.inside.load(SeqCst), 0, "two hold the lock at once");
+        }
+    }
+
+    /// A third party acquires the lock if the victim does not hold it, and keeps it while the victim dies.
+    pub fn barge(&mut self, victim: &Victim) {
+        self.look(victim);
+        if Self::owner_of(&self.raw(), self.death.word) == victim.pid.as_raw() as u32 {
+            return;
+        }
+        let guard = self.mutex(NAME).try_lock_owned_for(BOUND).expect("a free lock can be acquired");
+        self.check(guard.token(), guard.abandoned());
+        self.guard = Some(guard);
+    }
+
+    /// Judges an acquisition: a larger token, and told of a death if and only if there was one.
+    #[track_caller]
+    pub fn check(&mut self, token: u64, told: Option<&Abandoned>) {
+        assert!(token > self.token, "the token is {token} after {}", self.token);
+        self.token = token;
+        let expected = std::mem::take(&mut self.death.token);
+        assert_eq!(told.map_or(0, |dead| dead.token), expected, "told of a death (with 0 for none), and expected");
+    }
+
+    /// The survivors go on: whoever sleeps gets the lock, then others do, and nothing is left.
+    pub fn judge(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            assert!(guard.is_held(), "a dead one's release ended a living one's acquisition");
+            guard.unlock().expect("the dead one's release counts for nothing");
+        }
+        if let Some(mut sleeper) = self.sleeper.take() {
+            let control = self.controls.sleeper;
+            control.wait_for(super::control::ENDED, "a sleeper is stuck");
+            assert_eq!(control.crowded.load(SeqCst), 0, "two held the lock at once");
+            let told = control.told.load(SeqCst);
+            let token = control.token.load(SeqCst);
+            // It may have had its turn before the victim's last one, when there was nothing to tell.
+            let before = token <= (self.death.word >> 16) + self.raw().u64_at(104);
+            let expected = if before { 0 } else { std::mem::take(&mut self.death.token) };
+            assert_eq!(told, expected, "told of a death (with 0 for none), and expected");
+            assert_ne!(token, self.token, "two acquisitions with one token");
+            self.token = self.token.max(token);
+            sleeper.kill();
+        }
+        self.token = self.token.max(self.raw().u64_at(104) + (self.death.word >> 16));
+        for _ in 0..2 {
+            let mutex = self.mutex(NAME);
+            let guard = mutex.try_lock_for(BOUND).unwrap_or_else(|e| panic!("a survivor is stuck: {e}"));
+            self.check(guard.token(), guard.abandoned());
+        }
+        self.settle();
+    }
+
+    /// When all dead are cleaned up nothing is left of them.
+    pub fn settle(&mut self) {
+        self.space().recover_dead().expect("cleaning up");
+        let raw = self.raw();
+        let me = std::process::id();
+        let left: Vec<_> = raw.participants().into_iter().filter(|(.., pid)| *pid != me).collect();
+        assert!(left.is_empty(), "still registered: {left:?}");
+        assert_eq!(waiters(&raw), [], "sleepers still noted");
+        let names = raw.names();
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a name has two entries: {names:?}");
+        for (at, stray) in locks(&raw).into_iter().zip(self.death.stray) {
+            assert_eq!(raw.u64_at(at) & 0xFFFC, 0, "a lock is still held");
+            let counted = raw.u32_at(at + 16) & !WOKEN;
+            assert!(counted <= stray, "{counted} still counted as asleep, {stray} had no record");
+        }
+    }
+
+    /// Starts a process that waits for the lock, up to where it only has to be let go.
+    pub fn prepare_sleeper(&mut self) {
+        let mutex = self.mutex(NAME);
+        let join = self.mutex(JOIN);
+        let victim = self.controls.victim;
+        self.sleeper = Some(Forked::new(self.controls.sleeper, |control| {
+            join_in(&join);
+            control.wait_at_gate();
+            let guard = mutex.lock().expect("a lock");
+            control.inside.store(1, SeqCst);
+            if victim.inside.load(SeqCst) == 1 && victim.dead.load(SeqCst) == 0 {
+                control.crowded.store(1, SeqCst);
+            }
+            control.token.store(guard.token(), SeqCst);
+            control.told.store(guard.abandoned().map_or(0, |dead| dead.token), SeqCst);
+            control.inside.store(0, SeqCst);
+            drop(guard);
+        }));
+        self.controls.sleeper.wait_for(READY, "a sleeper does not come into being");
+    }
+
+    /// Lets it go, and waits until it sleeps.
+    pub fn send_sleeper_to_sleep(&self) {
+        let pid = self.sleeper.as_ref().expect("a sleeper").pid.as_raw() as u32;
+        let raw = self.raw();
+        let slot = raw.participants().into_iter().find(|(.., of)| *of == pid).expect("it is in the space").0;
+        self.controls.sleeper.gate.store(1, SeqCst);
+        let is_noted = || waiters(&raw).iter().any(|who| (*who >> 16) as u16 == slot as u16 + 1 && who & CLAIMED == 0);
+        wait_until("it sleeps", || is_noted() && self.sleeper.as_ref().is_some_and(Forked::is_asleep));
+    }
+
+    /// A process that acquires these locks and is killed holding them, perhaps after somebody who waited for the first
+    /// lock was killed asleep.
+    pub fn die_holding(&mut self, names: &[&str], with_sleeper: bool) {
+        let mutexes: Vec<_> = names.iter().map(|name| self.mutex(name)).collect();
+        let mut holder = Forked::new(self.controls.other, |control| {
+            for mutex in &mutexes {
+                std::mem::forget(mutex.lock_owned().expect("a lock"));
+            }
+            control.phase.store(READY, SeqCst);
+        });
+        self.controls.other.wait_for(READY, "a process does not get its locks");
+        if with_sleeper {
+            self.prepare_sleeper();
+            self.send_sleeper_to_sleep();
+            let mut sleeper = self.sleeper.take().expect("asleep");
+            sleeper.kill();
+        }
+        self.dead.push(holder.pid.as_raw() as u32);
+        holder.kill();
+    }
+}
+
+const WOKEN: u32 = 1 << 31;
+/// In a waiter record: not filled in yet.
+const CLAIMED: u64 = 1 << 15;
+
+/// Where all lock words are: those of the names, and of the first entries.
+fn locks(raw: &Raw) -> Vec<u64> {
+    let entries = raw.entries().into_iter().map(|entry| entry.at);
+    [NAMES_LOCK_AT].into_iter().chain(entries).take(5).collect()
+}
+
+/// Who is noted as sleeping.
+fn waiters(raw: &Raw) -> Vec<u64> {
+    let (count, at) = (u64::from(raw.u32_at(36)), raw.u64_at(56));
+    (0..count).map(|index| raw.u64_at(at + index * 64)).filter(|who| *who != 0).collect()
+}
+
+/// How many sleepers each lock counts that no record stands for.
+fn strays(raw: &Raw) -> [u32; 5] {
+    let locks = locks(raw);
+    let count = || locks.iter().map(|at| raw.u32_at(at + 16) & !WOKEN).collect::<Vec<_>>();
+    let before = count();
+    let at = raw.u64_at(56);
+    let noted: Vec<_> = (0..u64::from(raw.u32_at(36)))
+        .map(|index| at + index * 64)
+        .filter(|at| !matches!(raw.u64_at(*at), who if who == 0 || who & CLAIMED != 0))
+        .map(|at| raw.u64_at(at + 8) >> 32)
+        .collect();
+    let after = count();
+    let mut strays = [0; 5];
+    for (index, stray) in strays.iter_mut().enumerate().take(locks.len()) {
+        let noted = noted.iter().filter(|of| **of == index as u64).count() as u32;
+        // A sleeper may come or go while this reads.
+        let counted = before[index].max(after[index]);
+        assert!(counted >= noted, "{noted} noted as asleep, {counted} counted: who clears a record takes off another");
+        *stray = counted - noted;
+    }
+    strays
+}
+
+/// The segment behind its header as it was at the last look.
+struct Seen {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: Vec<u8>,
+    before: Vec<u8>,
+}
+
+impl Seen {
+    fn new(directory: &Path) -> Self {
+        Self { path: directory.join("segment"), file: None, bytes: Vec::new(), before: Vec::new() }
+    }
+
+    fn has_changed(&mut self) -> bool {
+        if self.file.is_none() {
+            let Ok(file) = File::open(&self.path) else { return false };
+            let size = file.metadata().expect("a segment").len() as usize - 1024;
+            self.file = Some(file);
+            self.bytes = vec![0; size];
+            self.before = vec![0; size];
+        }
+        let file = self.file.as_ref().expect("opened above");
+        file.read_exact_at(&mut self.bytes, 1024).expect("a whole segment");
+        std::mem::swap(&mut self.bytes, &mut self.before);
+        self.bytes != self.before
+    }
+}
+
+/// Kills victims at all points of the operation, or, in the quick form, at those that survivors can tell apart, the ones after them,
+/// and every so many.
+pub fn sweep(plan: &Plan) {
+    if !KNOWN_PROCESSOR {
+        crate::skip!("{}: nobody taught this test the system calls of this processor", plan.what);
+    }
+    let all = std::env::var("HOSTLOCK_CRASH").is_ok_and(|form| form == "all");
+    let temp = root();
+    let controls = Controls { victim: Control::new(), sleeper: Control::new(), other: Control::new() };
+    let mut number = 0;
+    let mut begin = || {
+        number += 1;
+        let mut case = Case {
+            root: temp.path().into(),
+            // Of one length, so that all victims execute the same instructions.
+            name: format!("{number:08}"),
+            controls,
+            participants: 6,
+            locks: 4,
+            space: None,
+            sleeper: None,
+            guard: None,
+            token: 0,
+            death: Death::default(),
+            dead: Vec::new(),
+            inode: 0,
+        };
+        (plan.begin)(&mut case).map(|victim| (case, victim))
+    };
+    let end = |mut case: Case, mut victim: Victim| {
+        (plan.meanwhile)(&mut case, &victim);
+        victim.kill();
+        (plan.afterwards)(&mut case);
+        let directory = case.directory();
+        drop(case);
+        std::fs::remove_dir_all(directory).expect("the space can be removed");
+    };
+
+    let watch = Instant::now();
+    let Some((case, mut victim)) = begin() else {
+        crate::skip!("{}: this process may not trace its children", plan.what);
+    };
+    let mut seen = Seen::new(&case.directory());
+    let points = victim.record(|| seen.has_changed());
+    end(case, victim);
+
+    let apart = points.iter().filter(|point| point.told_apart).count();
+    let stride = if all { 1 } else { (points.len() / QUICK).max(7) };
+    let chosen = (0..points.len())
+        .filter(|index| index % stride == 0 || (index.saturating_sub(1)..=*index).any(|of| points[of].told_apart));
+    let (mut tried, mut missed, mut calls, mut missed_calls) = (0, 0, 0, 0);
+    for index in chosen {
+        let _context = Context { what: plan.what, index, of: points.len() };
+        let point = points[index];
+        let (case, mut victim) = begin().expect("as before");
+        // Allocations and the clock take an instruction more or less each time; where it does not get to the very point, it is
+        // killed near by.
+        let mut seen = Seen::new(&case.directory());
+        let miss = usize::from(!victim.go_to(point, || seen.has_changed()));
+        end(case, victim);
+        (tried, missed) = (tried + 1, missed + miss);
+        if point.steps == 0 {
+            (calls, missed_calls) = (calls + 1, missed_calls + miss);
+        }
+    }
+    println!(
+        "crash: {}: {tried} of {} points ({missed} only nearly), {apart} that survivors can tell apart; \
+         0 stuck, 0 held twice, in {:.1} s",
+        plan.what,
+        points.len(),
+        watch.elapsed().as_secs_f64()
+    );
+    assert!(apart >= 2, "an operation that does nothing");
+    // Its system calls are the same every time.
+    assert!(plan.wavers || missed_calls * 4 <= calls, "victims go different ways: {missed_calls} of {calls}");
+}
+
+/// Says at which point it was when a judge fails.
+struct Context<'a> {
+    what: &'a str,
+    index: usize,
+    of: usize,
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("crash: {}: this was at point {} of {}", self.what, self.index, self.of);
+        }
+    }
+}

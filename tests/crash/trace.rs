@@ -1,0 +1,354 @@
+//! The victim of a crash test: a forked process that is led through an operation instruction by instruction, and killed.
+//!
+//! A *point* is a number of instructions executed since the operation began. Because a traced process runs to its next system
+//! call at full speed, a point is stored as so many system calls and so many instructions after the last of them. All
+//! victims of a sweep are forked from one process, so their addresses are the same, and one recorded run tells where all
+//! points are.
+//!
+//! All that depends on the processor stands in [`next_instruction`].
+
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use super::control::{BEGUN, Control, ENDED};
+use super::support::PATIENCE;
+
+/// What a victim is about to execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instruction {
+    SystemCall,
+    /// What spinning consists of.
+    Pause,
+    Other,
+}
+
+/// Whether [`next_instruction`] knows this processor.
+pub const KNOWN_PROCESSOR: bool = cfg!(target_arch = "x86_64");
+
+/// Where `victim` stands, and what it executes next.
+#[cfg(target_arch = "x86_64")]
+fn next_instruction(victim: Pid) -> (u64, Instruction) {
+    let at = ptrace::getregs(victim).expect("the registers of a stopped victim").rip;
+    let bytes = ptrace::read(victim, at as ptrace::AddressType).expect("the code of a stopped victim");
+    let instruction = match bytes as u64 & 0xFFFF {
+        0x050F => Instruction::SystemCall,
+        0x90F3 => Instruction::Pause,
+        _ => Instruction::Other,
+    };
+    (at, instruction)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn next_instruction(_: Pid) -> (u64, Instruction) {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// What a victim's last futex call gave: 0 if it was woken.
+#[cfg(target_arch = "x86_64")]
+pub fn result_of_call(victim: &Victim) -> i64 {
+    ptrace::getregs(victim.pid).expect("the registers of a stopped victim").rax as i64
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub fn result_of_call(_: &Victim) -> i64 {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// Whether the system call at whose entry a victim stands puts it to sleep on a futex.
+#[cfg(target_arch = "x86_64")]
+pub fn is_futex_wait(victim: &Victim) -> bool {
+    let registers = ptrace::getregs(victim.pid).expect("the registers of a stopped victim");
+    let operation = registers.rsi as i32 & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME);
+    registers.orig_rax as i64 == libc::SYS_futex && matches!(operation, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub fn is_futex_wait(_: &Victim) -> bool {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// A place in an operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// System calls made.
+    pub calls: u32,
+    /// Instructions executed after the last of them.
+    pub steps: u32,
+    /// Of these instructions, how many changed the segment; 0 unless the last one did.
+    pub changes: u32,
+    /// Address of the next instruction, by which a later run knows that it is in the same place.
+    pub address: u64,
+    /// The instruction before made a system call, or changed the segment.
+    pub told_apart: bool,
+}
+
+/// A process that does something in a world that is shared with it, and is killed when this is dropped.
+#[derive(Debug)]
+pub struct Forked {
+    pub pid: Pid,
+    reaped: bool,
+}
+
+impl Forked {
+    /// Forks a process that does `what` and then sleeps until it is killed.
+    pub fn new(control: &'static Control, what: impl FnOnce(&'static Control)) -> Self {
+        control.reset();
+        // SAFETY: the child runs Rust code in a copy of a process whose other threads are gone. The locks it can meet are those
+        // of glibc's malloc, which a fork leaves free, and this library's own, which are made for it.
+        match unsafe { fork() }.expect("a fork") {
+            ForkResult::Parent { child } => Self { pid: child, reaped: false },
+            ForkResult::Child => {
+                let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| what(control)));
+                if outcome.is_err() {
+                    // SAFETY: ends this process, and runs nothing of the test runner that it is a copy of.
+                    unsafe { libc::_exit(101) };
+                }
+                control.phase.store(ENDED, SeqCst);
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+        }
+    }
+
+    /// Kills it, and waits until nothing is left of it.
+    pub fn kill(&mut self) {
+        if std::mem::replace(&mut self.reaped, true) {
+            return;
+        }
+        let _ = kill(self.pid, Signal::SIGKILL);
+        loop {
+            match waitpid(self.pid, None) {
+                // A traced process that was about to stop says so first.
+                Ok(WaitStatus::Stopped(..) | WaitStatus::PtraceSyscall(_)) => {}
+                Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => return,
+                other => {
+                    assert!(std::thread::panicking(), "a killed process ended as {other:?}");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub fn is_asleep(&self) -> bool {
+        self.state() == Some('S')
+    }
+
+    /// The letter of its state in /proc.
+    fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
+    }
+}
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A traced process, stopped somewhere in an operation whenever nobody is moving it.
+#[derive(Debug)]
+pub struct Victim {
+    forked: Forked,
+    pub pid: Pid,
+    control: &'static Control,
+}
+
+impl Victim {
+    /// Forks a process that does `what`, which is to call [`Control::begin`] right before the operation. It is stopped there.
+    /// `None` where tracing is refused.
+    pub fn new(control: &'static Control, what: impl FnOnce(&'static Control)) -> Option<Self> {
+        let forked = Forked::new(control, |control| {
+            if ptrace::traceme().is_err() {
+                // SAFETY: as in `Forked::new`.
+                unsafe { libc::_exit(REFUSED) };
+            }
+            what(control);
+        });
+        let pid = forked.pid;
+        let mut victim = Self { forked, pid, control };
+        match victim.wait() {
+            WaitStatus::Exited(_, REFUSED) => {
+                victim.forked.reaped = true;
+                return None;
+            }
+            WaitStatus::Stopped(_, Signal::SIGSTOP) => {}
+            other => victim.unexpected(other),
+        }
+        ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL).expect("options");
+        while control.phase.load(SeqCst) != BEGUN {
+            victim.step();
+        }
+        Some(victim)
+    }
+
+    fn wait(&self) -> WaitStatus {
+        let _watched = Watched::new(self.pid);
+        waitpid(self.pid, None).expect("our own child can be waited for")
+    }
+
+    fn unexpected(&mut self, status: WaitStatus) -> ! {
+        self.forked.reaped = matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
+        panic!("the victim was not led but went: {status:?}");
+    }
+
+    /// Whether it came to the end of the operation.
+    pub fn has_ended(&self) -> bool {
+        self.control.phase.load(SeqCst) == ENDED
+    }
+
+    /// Executes one instruction.
+    pub fn step(&mut self) {
+        ptrace::step(self.pid, None).expect("a stopped victim can be moved");
+        match self.wait() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) | WaitStatus::PtraceSyscall(_) => {}
+            other => self.unexpected(other),
+        }
+    }
+
+    /// Runs to the next system call, or out of the one whose entry it stands at.
+    pub fn run_to_call(&mut self) {
+        self.start_to_call();
+        self.stopped_at_call();
+    }
+
+    /// The first half of [`run_to_call`](Self::run_to_call), for a call that sleeps.
+    pub fn start_to_call(&mut self) {
+        ptrace::syscall(self.pid, None).expect("a stopped victim can be moved");
+    }
+
+    pub fn stopped_at_call(&mut self) {
+        match self.wait() {
+            WaitStatus::PtraceSyscall(_) => {}
+            other => self.unexpected(other),
+        }
+    }
+
+    pub fn is_asleep(&self) -> bool {
+        self.forked.is_asleep()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.forked.state() == Some('t')
+    }
+
+    /// Leads it through the whole operation, and notes every point of it. `changed` says whether the segment has changed since it
+    /// was asked the last time.
+    pub fn record(&mut self, mut changed: impl FnMut() -> bool) -> Vec<Point> {
+        changed();
+        let (address, mut next) = next_instruction(self.pid);
+        let mut points = vec![Point { calls: 0, steps: 0, changes: 0, address, told_apart: true }];
+        let begin = Instant::now();
+        let (mut calls, mut steps, mut changes) = (0, 0, 0);
+        while !self.has_ended() {
+            assert!(begin.elapsed() < PATIENCE, "the operation does not come to an end: {} points", points.len());
+            if next == Instruction::Pause {
+                // Spinning is tens of thousands of instructions that only look. It ends in a system call.
+                self.run_to_call();
+                if self.has_ended() {
+                    break;
+                }
+                next = Instruction::SystemCall;
+            }
+            self.step();
+            let (is_call, is_change) = (next == Instruction::SystemCall, changed());
+            if is_call {
+                (calls, steps, changes) = (calls + 1, 0, 0);
+            } else {
+                (steps, changes) = (steps + 1, changes + u32::from(is_change));
+            }
+            let (address, instruction) = next_instruction(self.pid);
+            next = instruction;
+            let changes = if is_change { changes } else { 0 };
+            points.push(Point { calls, steps, changes, address, told_apart: is_call || is_change });
+        }
+        points
+    }
+
+    /// Leads it to a point that was recorded; whether it got there. To one that changes the segment it goes by these changes, as the
+    /// clock and allocations take an instruction more or less each time.
+    pub fn go_to(&mut self, point: Point, mut changed: impl FnMut() -> bool) -> bool {
+        for _ in 0..point.calls {
+            self.run_to_call();
+            if self.has_ended() {
+                return false;
+            }
+            self.run_to_call();
+        }
+        let (mut steps, mut changes) = (0, 0);
+        if point.changes > 0 {
+            changed();
+        }
+        while if point.changes > 0 { changes < point.changes } else { steps < point.steps } {
+            // Beyond the end it would sleep.
+            if self.has_ended() || steps > point.steps + 1000 {
+                return false;
+            }
+            self.step();
+            steps += 1;
+            if point.changes > 0 {
+                changes += u32::from(changed());
+            }
+        }
+        next_instruction(self.pid).0 == point.address
+    }
+
+    pub fn kill(&mut self) {
+        // Before: what survivors do from now on, they may do.
+        self.control.dead.store(1, SeqCst);
+        self.forked.kill();
+    }
+}
+
+/// The exit code of a child that nobody may trace.
+const REFUSED: i32 = 77;
+
+/// Whom threads of this process wait for. Threads are few, so each takes the first free place.
+static WAITED_FOR: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
+
+/// A wait for a victim. If the victim hangs it is killed, so that the test fails instead of hanging, too.
+struct Watched(usize);
+
+impl Watched {
+    fn new(pid: Pid) -> Self {
+        static DOG: std::sync::Once = std::sync::Once::new();
+        DOG.call_once(|| {
+            std::thread::spawn(watch);
+        });
+        let place = WAITED_FOR
+            .iter()
+            .position(|place| place.compare_exchange(0, pid.as_raw(), Relaxed, Relaxed).is_ok())
+            .expect("a place for each thread");
+        Self(place)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        WAITED_FOR[self.0].store(0, Relaxed);
+    }
+}
+
+fn watch() {
+    let mut since = [(0, Instant::now()); WAITED_FOR.len()];
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        for (place, (seen, from)) in WAITED_FOR.iter().zip(&mut since) {
+            let now = place.load(Relaxed);
+            if now == 0 || now != *seen {
+                (*seen, *from) = (now, Instant::now());
+            } else if from.elapsed() > PATIENCE * 2 {
+                // Longer than any victim is led.
+                let _ = kill(Pid::from_raw(now), Signal::SIGKILL);
+            }
+        }
+    }
+}
