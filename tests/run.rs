@@ -117,6 +117,15 @@ fn a_space_that_cannot_be_used_is_69() {
 }
 
 #[test]
+fn a_full_space_says_what_to_do() {
+    let place = Place::new();
+    let _only = hostlock::Space::builder("space").root(place.root.path()).participants(1).open().unwrap();
+    let output = place.output("run", &["a", "--", "true"]);
+    assert_eq!(output.status.code(), Some(69));
+    assert_one_line(&stderr(&output), "has room for 1 participants, and all are in use; name another: --space S");
+}
+
+#[test]
 fn a_name_may_look_like_an_option() {
     let place = Place::new();
     for arguments in [&["--", "--lock", "echo", "got"][..], &["--", "-n", "--", "echo", "got"]] {

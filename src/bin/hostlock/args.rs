@@ -125,8 +125,8 @@ What COMMAND sees:
   HOSTLOCK_NAME       NAME
   HOSTLOCK_SPACE      the space, as --space takes it
   HOSTLOCK_TOKEN      a number that is larger in every later run of NAME
-  HOSTLOCK_ABANDONED  only if the holder before died: its PID. hostlock was killed
-                      while COMMAND ran, or a signal ended its COMMAND
+  HOSTLOCK_ABANDONED  only if the holder before died: its PID (0: not known).
+                      hostlock was killed while COMMAND ran, or a signal ended COMMAND
 
 How long the lock is held:
   Until COMMAND has ended; what it leaves in the background then keeps nothing. If

@@ -49,7 +49,13 @@ impl From<Error> for Failure {
             _ => Code::Unavailable,
         };
         // Users of the tool have no builder.
-        let message = error.to_string().replace("Space::builder(..).root(..)", "--path DIR");
+        let message = match &error {
+            Error::Full { path, what, capacity } => {
+                let path = path.display();
+                format!("the space {path} has room for {capacity} {what}, and all are in use; name another: --space S")
+            }
+            error => error.to_string().replace("Space::builder(..).root(..)", "--path DIR"),
+        };
         Self::new(code, message)
     }
 }
