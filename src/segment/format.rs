@@ -210,7 +210,9 @@ pub(crate) struct Record {
     /// The PID of the process on whose behalf this one holds its locks; 0: on its own. Not of this process's making, so
     /// never judged by.
     pub(crate) behalf: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 3],
+    pub(crate) reserved: [AtomicU64; 2],
+    /// Of the fields up to `boot`, by which a participant is judged: if it does not fit, they are not believed.
+    pub(crate) digest: AtomicU64,
     /// For a word that the kernel marks when the thread that registered it dies. Unused in this version.
     pub(crate) life: [AtomicU64; 8],
     pub(crate) behalf_command: [AtomicU64; COMMAND_LEN / 8],
@@ -486,7 +488,7 @@ mod tests {
         assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand reserved);
         assert_described!("Lock words", LockWords: owner thread sleepers contended);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
-            flags command behalf reserved life behalf_command reserved_too);
+            flags command behalf reserved digest life behalf_command reserved_too);
         assert_described!("Waiter record", Waiter: who what thread since reserved);
         assert_described!("Entry", Entry: lock meta since lease swept hash name dead dead_command recovered reserved);
     }

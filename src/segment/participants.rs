@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use super::Segment;
 use super::format::{Record, load_printable, store_text};
+use crate::digest::fnv1a;
 use crate::os::clock::wall_clock_nanos;
 use crate::os::file::KeptFile;
 use crate::os::identity::{self, Identity};
@@ -47,6 +48,21 @@ const LIFELINES: u64 = 1 << 21;
 pub(crate) struct Participant {
     pub(crate) incarnation: u32,
     pub(crate) identity: Identity,
+    digest: u64,
+}
+
+impl Participant {
+    /// Whether the record is as its owner wrote it. One flipped bit of a PID or an inode is not the proof of a death.
+    fn is_sound(&self) -> bool {
+        self.digest == digest(self.incarnation, &self.identity)
+    }
+}
+
+/// Of all that a participant is judged by.
+fn digest(incarnation: u32, identity: &Identity) -> u64 {
+    let Identity { pid, pid_inode, start_time, pid_namespace, time_namespace, boot } = *identity;
+    let words = [state_of(incarnation, pid), pid_inode, start_time, pid_namespace, time_namespace, boot];
+    fnv1a(bytemuck::bytes_of(&words))
 }
 
 /// This process, registered.
@@ -99,6 +115,7 @@ impl Segment {
                     time_namespace: record.time_namespace.load(Relaxed),
                     boot: record.boot.load(Relaxed),
                 },
+                digest: record.digest.load(Relaxed),
             };
             // Acquire: if a field above is a newcomer's, the state below is no longer the one above. Pairs with the Release
             // fence in `try_move_in`.
@@ -124,7 +141,10 @@ impl Segment {
     /// Whether the participant that was read from `slot` lives. Dead is proven by either witness: its process, or the byte it
     /// holds for as long as it lives; unless somebody it started carries on for it. Everything else is not dead.
     pub(crate) fn judge(&self, slot: Slot, participant: &Participant, me: &Identity) -> Life {
-        let by_process = liveness::of_process(&participant.identity, me);
+        let by_process = match participant.is_sound() {
+            true => liveness::of_process(&participant.identity, me),
+            false => Life::Unknown("its record is damaged"),
+        };
         let life = match by_process {
             Life::Dead(_) => by_process,
             _ => match self.is_locked(u64::from(slot.index())) {
@@ -250,6 +270,7 @@ impl Segment {
         record.boot.store(me.boot, Relaxed);
         record.joined.store(wall_clock_nanos(), Relaxed);
         record.flags.store(0, Relaxed);
+        record.digest.store(digest(incarnation, me), Relaxed);
         record.behalf.store(0, Relaxed);
         store_text(&record.command, &identity::command());
         // Release: the fields above. Pairs with the Acquire in `participant`.
