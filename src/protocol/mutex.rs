@@ -241,7 +241,7 @@ impl LockWords {
         }
     }
 
-    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before.
+    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before or the word was damaged.
     #[inline(always)]
     pub(crate) fn release(
         &self,
@@ -256,7 +256,26 @@ impl LockWords {
                 self.wake_sleepers(freed, wake);
                 Ok(freed)
             }
-            Err(now) => Err(OwnerWord(now)),
+            Err(now) => {
+                self.undo_flip(mine, OwnerWord(now), wake);
+                Err(OwnerWord(now))
+            }
+        }
+    }
+
+    /// The release of an acquisition whose word is not what it was. If that is one flipped bit, nobody else can have had the lock,
+    /// for no flipped bit makes a word free; and nobody else would ever free it.
+    #[cold]
+    fn undo_flip(&self, mine: OwnerWord, found: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+        // Relaxed: if another thread of ours acquired the lock since, which takes that we were taken for dead, it stored its own
+        // epoch here; it matters that ours is not there any more, not what is instead.
+        let is_ours = self.thread.load(Relaxed) as u32 == mine.epoch() as u32;
+        if !is_ours || !found.is_one_flip_from(mine) {
+            return;
+        }
+        // HELD, damaged => FREE, with the epoch it was acquired with. Orderings as in `release`.
+        if self.owner.compare_exchange(found.0, mine.release().0, SeqCst, Relaxed).is_ok() {
+            self.wake_sleepers(mine.release(), wake);
         }
     }
 

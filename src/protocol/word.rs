@@ -178,6 +178,11 @@ impl OwnerWord {
         Self((epoch << EPOCH_SHIFT) | (self.0 & SLOT_MASK))
     }
 
+    /// Whether this is what one flipped bit makes of `held`, an acquisition that nobody may take from the living.
+    pub(crate) fn is_one_flip_from(self, held: Self) -> bool {
+        held.0 & LEASED == 0 && (self.0 ^ held.0).is_power_of_two()
+    }
+
     /// HELD => FREE, by the owner: the mark goes.
     #[inline(always)]
     pub(crate) fn release(self) -> Self {
@@ -293,6 +298,22 @@ mod tests {
         assert_eq!(held.take_over(me), Step::Exhausted);
         assert_eq!(held.release().acquire(me), Step::Exhausted);
         assert_eq!(held.abandon().acquire(me), Step::Exhausted);
+    }
+
+    #[test]
+    fn one_flip_is_told_from_every_other_word() {
+        let me = Slot::new(4711).unwrap();
+        let Step::To(held) = free(0x1234_5678_9ABC).acquire(me) else { panic!() };
+        for bit in 0..64 {
+            let flipped = OwnerWord(held.0 ^ 1 << bit);
+            assert!(flipped.is_one_flip_from(held) && !flipped.is_free(), "bit {bit}");
+            assert!(!OwnerWord(flipped.0 ^ 1 << ((bit + 1) % 64)).is_one_flip_from(held), "bit {bit} and the next");
+        }
+        assert!(!held.is_one_flip_from(held));
+        assert!(
+            !OwnerWord(held.0 | LEASED | ABANDONED).is_one_flip_from(OwnerWord(held.0 | LEASED)),
+            "it may be taken"
+        );
     }
 
     #[test]
