@@ -15,6 +15,7 @@ use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::identity::Identity;
 use crate::protocol::mutex::LockWords;
+use crate::protocol::recovery;
 use crate::protocol::word::{OwnerWord, Slot};
 use crate::report::Usage;
 use crate::segment::Segment;
@@ -248,12 +249,17 @@ impl SharedSpace {
             enlisted: RefCell::new(None),
         };
         let acquired = wait.acquire().map_err(|failure| wait.explain(failure, &"(the names of the space)".into()))?;
-        if acquired.word.is_abandoned() {
-            self.segment.rebuild_index(None);
+        if acquired.word.is_abandoned()
+            && let Err(damaged) = self.segment.rebuild_index(None)
+        {
+            // Still to be done, should anybody be able to.
+            recovery::give_back(words, slot, |_| (), wake_one);
+            return Err(damaged);
         }
-        let known = match self.segment.find(name) {
-            Some(known) => Ok(known),
-            None => match self.segment.register(name, kind, slot) {
+        let known = match self.segment.find_for_sure(name) {
+            Ok(Some(known)) => Ok(known),
+            Err(damaged) => Err(damaged),
+            Ok(None) => match self.segment.register(name, kind, slot) {
                 // Some of it may be kept by the dead: locks they hold, sleepers they were.
                 Err(Error::Full { .. }) if self.recover_dead(None).is_ok_and(|dead| dead > 0) => {
                     self.segment.register(name, kind, slot)

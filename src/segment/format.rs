@@ -323,7 +323,13 @@ impl Meta {
     }
 
     pub(crate) fn is_used(self) -> bool {
-        self.byte(4) == Self::USED && (1..=NAME_MAX).contains(&self.name_len())
+        let [state, kind, len, flags] = [4, 5, 6, 7].map(|index| self.byte(index));
+        state == Self::USED && kind != 0 && (1..=NAME_MAX).contains(&len.into()) && flags == 0
+    }
+
+    /// Used and unused differ in two bits at least, so one flipped bit is neither.
+    pub(crate) fn is_damaged(self) -> bool {
+        !self.is_used() && self.0 as u32 != 0
     }
 
     /// The kind's number, which a newer version may have given.
@@ -443,6 +449,19 @@ mod tests {
         assert!(!Meta(0).is_used());
         assert!(!Meta::unused(9).is_used());
         assert_eq!(Meta::unused(9).generation(), 9);
+    }
+
+    #[test]
+    fn no_flipped_bit_takes_a_name_from_an_entry_or_gives_it_one() {
+        for sound in [Meta::used(7, Kind::Mutex, 1), Meta::used(7, Kind::Mutex, 64), Meta::unused(7)] {
+            assert!(!sound.is_damaged());
+            for bit in 0..32 {
+                let flipped = Meta(sound.0 ^ 1 << bit);
+                // Another kind or another length: an error, and a name that does not fit its hash.
+                let same = flipped.is_used() && sound.is_used();
+                assert!(flipped.is_damaged() || same && (flipped.kind(), flipped.name_len()) != (1, sound.name_len()));
+            }
+        }
     }
 
     const PROSE: &str = include_str!("../docs/format.md");

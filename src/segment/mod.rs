@@ -3,13 +3,14 @@
 //! * [`format`]: every byte of it, and the checks that it is what it says.
 //! * [`open`]: roots and directories, creating and opening, "the file is gone".
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
-//! * [`names`]: from a name to its lock, and back to an unused place.
+//! * [`names`]: from a name to its lock, and back to an unused place. [`index`]: the cells in which names are looked up.
 //! * [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 //! * [`inspect`]: looking at all of that from outside, without writing.
 
 mod deaths;
 #[allow(unsafe_code)] // It says which types may lie in shared memory.
 pub(crate) mod format;
+mod index;
 pub(crate) mod inspect;
 pub(crate) mod names;
 pub(crate) mod open;

@@ -15,6 +15,11 @@
 //!    floor: a name's tokens grow, wherever it lives.
 //! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up.
 //!
+//! Damage: a name that is not found is given an entry, so whoever missed one because of a flipped bit would hand out a second lock of
+//! that name. Therefore cells, meta words and names can be told from damaged ones, and a search under the names' lock that comes by
+//! one does not end in "there is no such name". An index is made anew; an entry whose name does not fit its hash is an error
+//! for all whose search leads past it.
+//!
 //! If we die: the entry is held by us and nameless, or named and not in the index. The first is given back like any lock, and
 //! found by the next sweep; the second is put in order by whoever gets the names' lock next.
 
@@ -23,13 +28,11 @@ use core::sync::atomic::fence;
 
 use super::Segment;
 use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
+use super::index::Cell;
 use crate::digest::fnv1a;
 use crate::os::futex;
 use crate::protocol::word::{OwnerWord, Slot, Step};
 use crate::{Error, Result};
-
-/// A cell of the index that led somewhere once. Searches go on past it.
-const DEAD_CELL: u32 = u32::MAX;
 
 /// What the table says of a name.
 #[derive(Clone, Copy, Debug)]
@@ -62,12 +65,10 @@ impl Segment {
     pub(crate) fn find(&self, name: &str) -> Option<Known> {
         let hash = fnv1a(name.as_bytes());
         for cell in self.cells(hash) {
-            // Acquire: pairs with the Release in `index_insert`: the entry's name is there.
-            match self.index[cell].load(Acquire) {
-                0 => return None,
-                DEAD_CELL => {}
-                entry => {
-                    let entry = entry - 1;
+            match self.cell(cell) {
+                Cell::Empty => return None,
+                Cell::Left | Cell::Damaged => {}
+                Cell::Entry(entry) => {
                     if let Some(known) = self.entries.get(entry as usize).and_then(|e| matching(e, entry, hash, name)) {
                         return Some(known);
                     }
@@ -77,15 +78,59 @@ impl Segment {
         None
     }
 
+    fn cell(&self, index: usize) -> Cell {
+        // Acquire: pairs with the Release in `index_insert`: the entry's name is there.
+        Cell::from_word(self.index[index].load(Acquire))
+    }
+
+    /// Looks a name up under the names' lock, which the caller holds. `None` is right, as far as damage can be seen.
+    pub(crate) fn find_for_sure(&self, name: &str) -> Result<Option<Known>> {
+        if let Some(known) = self.find(name) {
+            return Ok(Some(known));
+        }
+        if !self.way_is_sound(name)? {
+            self.rebuild_index(None)?;
+        }
+        Ok(self.find(name))
+    }
+
+    /// Whether all cells on the way to `name` are sound. The caller holds the names' lock.
+    fn way_is_sound(&self, name: &str) -> Result<bool> {
+        for cell in self.cells(fnv1a(name.as_bytes())) {
+            match self.cell(cell) {
+                Cell::Empty => return Ok(true),
+                Cell::Left => {}
+                Cell::Damaged => return Ok(false),
+                Cell::Entry(index) => match self.entries.get(index as usize) {
+                    // Under the names' lock a cell leads to a name.
+                    Some(entry) if !is_sound(entry) || !Meta(entry.meta.load(Relaxed)).is_used() => {
+                        return Err(self.damaged_entry(index));
+                    }
+                    Some(_) => {}
+                    None => return Ok(false),
+                },
+            }
+        }
+        Ok(true)
+    }
+
+    fn damaged_entry(&self, index: u32) -> Error {
+        Error::damaged(&self.path, format!("entry {index} does not have the name it had"))
+    }
+
     /// Gives `name` an entry. The caller holds the names' lock as `me`, and did not find the name.
     pub(crate) fn register(&self, name: &str, kind: Kind, me: Slot) -> Result<Known> {
         let hash = fnv1a(name.as_bytes());
         let (index, held) = self.claim_entry(me)?;
         let entry = &self.entries[index as usize];
         // Everything from here to the end is under the entry's own lock (invariant 1).
-        let floor = self.globals().epoch_floor.load(Relaxed).max(held.epoch());
+        // Both numbers are a peer's to damage: an epoch has 48 bits, and a generation must be a new one for this entry.
+        let floor = (self.globals().epoch_floor.load(Relaxed) & OwnerWord::MAX_EPOCH).max(held.epoch());
         self.globals().epoch_floor.store(floor, Relaxed);
-        let generation = self.globals().generation.fetch_add(1, Relaxed).wrapping_add(1);
+        let last = Meta(entry.meta.load(Relaxed)).generation();
+        let next = self.globals().generation.load(Relaxed).wrapping_add(1);
+        let generation = if next.wrapping_sub(last) as i32 > 0 { next } else { last.wrapping_add(1) };
+        self.globals().generation.store(generation, Relaxed);
         self.index_remove(index);
         // Release fence: whoever sees a byte of the new name sees that the old one is gone. Pairs with the fence in `matching`.
         entry.meta.store(Meta::unused(generation).0, Relaxed);
@@ -118,6 +163,11 @@ impl Segment {
             if fresh >= capacity {
                 break;
             }
+            if !is_fresh(&self.entries[fresh as usize]) {
+                // The number is damaged. The search below finds all that nobody uses.
+                globals.entries_used.store(capacity, Release);
+                break;
+            }
             // First: if we die, the entry is one of those that sweeps look at.
             globals.entries_used.store(fresh + 1, Release);
             let word = self.entries[fresh as usize].lock.look();
@@ -133,7 +183,7 @@ impl Segment {
             let entry = &self.entries[index as usize];
             let word = entry.lock.look();
             let meta = Meta(entry.meta.load(Relaxed));
-            if meta.is_used() {
+            if meta.is_used() || meta.is_damaged() {
                 let unused_since = entry.swept.swap(word.epoch(), Relaxed) == word.epoch();
                 let stateless = meta.kind() == Kind::Mutex as u8;
                 if !unused_since || !stateless || word.is_abandoned() {
@@ -167,13 +217,13 @@ impl Segment {
     fn index_insert(&self, hash: u64, entry: u32) {
         let dead = &self.globals().index_dead;
         for cell in self.cells(hash) {
-            let now = self.index[cell].load(Relaxed);
-            if now == 0 || now == DEAD_CELL {
-                if now == DEAD_CELL {
+            let now = Cell::from_word(self.index[cell].load(Relaxed));
+            if matches!(now, Cell::Empty | Cell::Left) {
+                if now == Cell::Left {
                     dead.store(dead.load(Relaxed).saturating_sub(1), Relaxed);
                 }
-                // Release: the entry it leads to. Pairs with the Acquire in `find`.
-                self.index[cell].store(entry + 1, Release);
+                // Release: the entry it leads to. Pairs with the Acquire in `cell`.
+                self.index[cell].store(Cell::Entry(entry).word(), Release);
                 return;
             }
         }
@@ -187,15 +237,15 @@ impl Segment {
         }
         let dead = &self.globals().index_dead;
         for cell in self.cells(entry.hash.load(Relaxed)) {
-            match self.index[cell].load(Relaxed) {
-                0 => break,
-                found if found == index + 1 => {
-                    self.index[cell].store(DEAD_CELL, Relaxed);
+            match Cell::from_word(self.index[cell].load(Relaxed)) {
+                Cell::Empty => break,
+                Cell::Entry(found) if found == index => {
+                    self.index[cell].store(Cell::Left.word(), Relaxed);
                     let count = dead.load(Relaxed).saturating_add(1);
                     dead.store(count, Relaxed);
                     if count as usize > self.index.len() / 4 {
-                        // The entry still has its old name, but must not come back.
-                        self.rebuild_index(Some(index));
+                        // The entry still has its old name, but must not come back. If it cannot be made anew, searches take longer.
+                        let _ = self.rebuild_index(Some(index));
                     }
                     break;
                 }
@@ -205,8 +255,11 @@ impl Segment {
     }
 
     /// Makes the index anew from the entries. The caller holds the names' lock. Who searches meanwhile may miss a name, and then
-    /// asks for that lock.
-    pub(crate) fn rebuild_index(&self, but: Option<u32>) {
+    /// asks for that lock. Not if an entry is damaged: it would be lost, and its name be given another.
+    pub(crate) fn rebuild_index(&self, but: Option<u32>) -> Result<()> {
+        if let Some((index, _)) = (0u32..).zip(self.entries.iter()).find(|(_, entry)| !is_sound(entry)) {
+            return Err(self.damaged_entry(index));
+        }
         for cell in self.index.iter() {
             cell.store(0, Relaxed);
         }
@@ -216,7 +269,22 @@ impl Segment {
                 self.index_insert(entry.hash.load(Relaxed), index);
             }
         }
+        Ok(())
     }
+}
+
+/// Whether the entry has no name, or one that fits its hash. The caller holds the names' lock.
+fn is_sound(entry: &Entry) -> bool {
+    let meta = Meta(entry.meta.load(Relaxed));
+    match meta.is_used() {
+        true => fnv1a(&load_text(&entry.name, meta.name_len())) == entry.hash.load(Relaxed),
+        false => !meta.is_damaged(),
+    }
+}
+
+/// Whether nobody ever used the entry.
+pub(super) fn is_fresh(entry: &Entry) -> bool {
+    entry.meta.load(Relaxed) == 0 && entry.lock.owner.load(Relaxed) == 0
 }
 
 /// What the entry says, if it has this name.

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use super::Segment;
 use super::format::{Record, load_printable, store_text};
+use super::names::is_fresh;
 use crate::digest::fnv1a;
 use crate::os::clock::wall_clock_nanos;
 use crate::os::file::KeptFile;
@@ -327,8 +328,11 @@ impl Segment {
         let wake = |word: &_| futex::wake(word, 1) > 0;
         recovery::give_back(&self.globals().names, dead, |_| (), wake);
         let command = self.command(dead);
-        // Entries beyond were never used. It grows before an entry is, and a larger number than there are is damage.
-        let used = self.entries.len().min(self.globals().entries_used.load(Acquire) as usize);
+        // Entries beyond were never used: it grows before an entry is. If the next one was used, the number is damaged.
+        let used = match self.globals().entries_used.load(Acquire) as usize {
+            used if self.entries.get(used).is_some_and(is_fresh) => used,
+            _ => self.entries.len(),
+        };
         for entry in &self.entries[..used] {
             let note = |word: OwnerWord| entry.note_death(word.epoch(), pid, &command);
             if recovery::give_back(&entry.lock, dead, note, wake).is_some() {
