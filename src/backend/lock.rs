@@ -184,6 +184,11 @@ impl SharedLock {
             let moved = !self.is_ours(place);
             match outcome {
                 Ok(acquired) if moved => self.put_back(entry, acquired),
+                // It may have been free because it is gone, with its holder's word.
+                Ok(acquired) if space.segment.is_overwritten() => {
+                    self.put_back(entry, acquired);
+                    return Err(space.segment.overwritten());
+                }
                 Ok(acquired) => return Ok(self.welcome(entry, place, acquired)),
                 Err(Failure::Refused(Refusal::TimedOut)) if moved => {
                     let waited = Monotonic::now().since(started);

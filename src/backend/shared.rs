@@ -233,6 +233,9 @@ impl SharedSpace {
         if self.segment.is_removed() {
             return Err(Error::Removed { path: self.segment.space().into() });
         }
+        if self.segment.is_overwritten() {
+            return Err(self.segment.overwritten());
+        }
         let (slot, incarnation) = self.member()?;
         let words = &self.segment.globals().names;
         let wait = Wait {

@@ -72,6 +72,7 @@ pub(crate) struct Obituary {
 pub(super) enum Refusal {
     TimedOut,
     Removed,
+    Overwritten,
 }
 
 /// One wait of one thread for one lock.
@@ -113,6 +114,7 @@ impl Wait<'_> {
                 waited: Monotonic::now().since(self.started),
             },
             Failure::Refused(Refusal::Removed) => Error::Removed { path: space.segment.space().into() },
+            Failure::Refused(Refusal::Overwritten) => space.segment.overwritten(),
         }
     }
 }
@@ -160,6 +162,9 @@ impl Host for Wait<'_> {
     }
 
     fn may_sleep(&self, seen: OwnerWord) -> std::result::Result<(), Refusal> {
+        if self.space.segment.is_overwritten() {
+            return Err(Refusal::Overwritten);
+        }
         let now = Monotonic::now();
         if self.deadline.has_passed(now) {
             return Err(Refusal::TimedOut);

@@ -23,9 +23,10 @@ use crate::os::file::KeptFile;
 use crate::os::map::{Mapping, Table};
 use crate::protocol::word::OwnerWord;
 use crate::{Error, Result};
-use format::{Entry, Globals, Header, Record, Waiter};
+use format::{Entry, Globals, HEADER_LEN, Header, Record, Waiter};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// A segment mapped into this process, checked, with its tables.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Segment {
     /// The file that is mapped, whatever `path` leads to now. Its description never holds a lock: it may be shared with a
     /// forked child.
     pub(crate) file: KeptFile,
+    /// The header as it is now in the file.
+    header_words: Table<AtomicU64>,
     globals: Table<Globals>,
     pub(crate) records: Table<Record>,
     pub(crate) waiters: Table<Waiter>,
@@ -47,6 +50,7 @@ impl Segment {
     fn new(header: Header, path: PathBuf, file: std::fs::File, map: &Arc<Mapping>) -> Result<Self> {
         let table_missing = || Error::damaged(&path, "its tables are not where its header says");
         Ok(Self {
+            header_words: map.table(0, (HEADER_LEN / 8) as u64).ok_or_else(table_missing)?,
             globals: map.table(format::GLOBALS_AT, 1).ok_or_else(table_missing)?,
             records: map.table(header.participants_at, header.participants.into()).ok_or_else(table_missing)?,
             waiters: map.table(header.waiters_at, header.waiters.into()).ok_or_else(table_missing)?,
@@ -60,6 +64,18 @@ impl Segment {
 
     pub(crate) fn token_of(&self, word: OwnerWord) -> u64 {
         self.header.token_base + word.epoch()
+    }
+
+    /// Whether somebody wrote over what never changes, or punched a hole where it was. Then nobody new comes in, and what else is gone
+    /// nobody knows.
+    pub(crate) fn is_overwritten(&self) -> bool {
+        let sound: [u64; HEADER_LEN / 8] = bytemuck::cast(self.header);
+        // Relaxed: it is compared with what was read before the mapping, and nothing is read because of it.
+        self.header_words.iter().zip(sound).any(|(word, sound)| word.load(Relaxed) != sound)
+    }
+
+    pub(crate) fn overwritten(&self) -> Error {
+        Error::damaged(&self.path, "its first page was overwritten or punched out while it was in use")
     }
 
     pub(crate) fn globals(&self) -> &Globals {
