@@ -137,6 +137,45 @@ fn a_segment_with_any_other_bit_flipped_is_used_or_refused() {
 }
 
 #[test]
+fn a_dead_sleeper_s_record_with_any_bit_flipped_is_cleared_or_left() {
+    let judge = Judge::default();
+    let root = root();
+    let left = Left::by_the_dead(root.path());
+    let mut visitor = left.visitor();
+    let record = lane::sleeper(&left.bytes).expect("somebody died asleep");
+    for bit in 0..lane::WAITER * 8 {
+        let mut bytes = left.bytes.clone();
+        flip(&mut bytes[record..], bit);
+        left.restore(&bytes);
+        judge.alone(&format!("bit {bit} of the record"), &visitor.ask("open"));
+    }
+    judge.conclude("flips of a dead sleeper's record, before opening", lane::WAITER * 8);
+}
+
+#[test]
+fn a_living_sleeper_s_record_with_any_bit_flipped_is_cleared_or_left() {
+    let judge = Judge::default();
+    let asleep = Mutex::new(0);
+    let bits: Vec<_> = (0..lane::WAITER * 8).collect();
+    in_lanes(4, &bits, |_, bits| {
+        let root = root();
+        let mut lane = Lane::new(root.path());
+        for &bit in bits {
+            let round = lane.round(|bytes| {
+                if let Some(record) = lane::sleeper(bytes) {
+                    flip(&mut bytes[record..], bit);
+                    *asleep.lock().unwrap() += 1;
+                }
+            });
+            judge.one_bit(&format!("bit {bit} of the record"), &round);
+        }
+    });
+    let asleep = *asleep.lock().unwrap();
+    assert!(asleep > bits.len() / 2, "it was asleep in {asleep} of {} rounds only", bits.len());
+    judge.conclude("flips of a living sleeper's record", asleep);
+}
+
+#[test]
 fn every_length_that_is_too_short_is_an_error_at_opening() {
     let root = root();
     let left = Left::by_the_dead(root.path());
