@@ -30,6 +30,7 @@ fn parent(arguments: &[String]) {
         // Twice is no more than once.
         space.pass_lifeline(&mut command).unwrap();
     }
+    #[allow(clippy::zombie_processes)] // The test ends it.
     let child = command.spawn().unwrap();
     space.act_on_behalf_of(child.id(), "sleep").unwrap();
     say(child.id());
