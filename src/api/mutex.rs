@@ -245,23 +245,24 @@ impl<L: Borrow<SharedLock>> Hold<L> {
         }
     }
 
-    // In these two, `drop` tries once more and is refused: an acquisition ends once.
-
     fn unlock(mut self) -> Result<()> {
         let released = self.release();
-        self.ended(released)
+        self.end(released)
     }
 
     fn abandon(mut self) -> Result<()> {
         let abandoned = self.lock.borrow().abandon(self.acquisition);
         self.bury(abandoned);
-        self.ended(abandoned)
+        self.end(abandoned)
     }
 
-    fn ended(&self, ended: bool) -> Result<()> {
+    /// The acquisition is over, and `drop` has nothing left to end.
+    fn end(mut self, ended: bool) -> Result<()> {
+        let token = self.token();
+        self.acquisition = Acquisition::ENDED;
         match ended {
             true => Ok(()),
-            false => Err(Error::Lost { name: self.lock.borrow().name().into(), token: self.token() }),
+            false => Err(Error::Lost { name: self.lock.borrow().name().into(), token }),
         }
     }
 

@@ -25,6 +25,11 @@ pub(crate) struct Acquisition {
     entry: u32,
 }
 
+impl Acquisition {
+    /// Instead of one that was ended: it is nobody's, so ending it does nothing.
+    pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, entry: 0 };
+}
+
 /// An acquisition that took its time, and what it found out.
 #[derive(Debug)]
 pub(crate) struct Waited {
@@ -237,7 +242,8 @@ impl SharedLock {
             && self.entry(acquisition.entry).lock.look() == acquisition.word
     }
 
-    /// Ends an acquisition; `false` if it had ended before, or is another process's.
+    /// Ends an acquisition; `false` if it is another process's, or not the lock's any more. To be called once for each: afterwards another
+    /// thread of this process may have the lock, and a word that is hard to tell from a damaged one of ours.
     #[inline(always)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
         if self.slot_code() != acquisition.word.slot_code() {

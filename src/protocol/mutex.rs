@@ -241,7 +241,9 @@ impl LockWords {
         }
     }
 
-    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before or the word was damaged.
+    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` was taken over or the word was damaged.
+    /// To be called once for each acquisition: after that another thread of the process may have the lock, with a word that looks like
+    /// a damaged `mine`.
     #[inline(always)]
     pub(crate) fn release(
         &self,
@@ -267,8 +269,8 @@ impl LockWords {
     /// for no flipped bit makes a word free; and nobody else would ever free it.
     #[cold]
     fn undo_flip(&self, mine: OwnerWord, found: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
-        // Relaxed: if another thread of ours acquired the lock since, which takes that we were taken for dead, it stored its own
-        // epoch here; it matters that ours is not there any more, not what is instead.
+        // Relaxed: ours is not there any more if we were taken for dead and the lock was acquired since, be it by a thread of ours
+        // again; whoever took over stored its own epoch here.
         let is_ours = self.thread.load(Relaxed) as u32 == mine.epoch() as u32;
         if !is_ours || !found.is_one_flip_from(mine) {
             return;

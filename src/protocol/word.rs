@@ -117,6 +117,9 @@ pub(crate) struct OwnerWord(pub(crate) u64);
 impl OwnerWord {
     pub(crate) const MAX_EPOCH: u64 = u64::MAX >> EPOCH_SHIFT;
 
+    /// Held by a code that no slot has: what stands for an acquisition that was ended.
+    pub(crate) const ENDED: Self = Self(1 << SLOT_SHIFT);
+
     #[inline(always)]
     pub(crate) fn epoch(self) -> u64 {
         self.0 >> EPOCH_SHIFT
@@ -243,6 +246,12 @@ mod tests {
             }
         }
         assert_eq!(codes.len(), 8192);
+    }
+
+    #[test]
+    fn nobody_has_the_code_of_what_ended() {
+        assert_eq!(OwnerWord::ENDED.owner(), Owner::Damaged);
+        assert!(!OwnerWord::ENDED.is_free());
     }
 
     #[test]
