@@ -1,6 +1,6 @@
 //! `hostlock run` side by side with flock(1), in recipes as people write them: crontabs, scripts that lock themselves, makefiles,
 //! units, jobs of a CI runner. Both forms of each are run, with the lock free and with the lock held. Where the two differ, the
-//! difference is what is asserted.
+//! difference is what is asserted: the README's list of differences is checked here, line by line ([`DIFFERENCES`]).
 //!
 //! Recipes stand here as they would stand in a file. [`Place::as_run`] moves their lock files and their space into a directory of the
 //! test's own; nothing else about them is changed.
@@ -591,6 +591,21 @@ fn jobs_without_a_lock_overlap() {
 
 // Where they differ.
 
+/// What each line of the README's list of differences begins with, and the test that shows it.
+const DIFFERENCES: &[(&str, fn())] = &[
+    ("The lock is a name, not a file", deleting_or_replacing_a_file_lets_nobody_in),
+    ("COMMAND does not outlive hostlock", a_killed_locker_takes_its_command_with_it),
+    ("What COMMAND leaves behind keeps nothing", what_is_left_in_the_background_keeps_nothing),
+    ("Signals reach COMMAND", a_cancelled_job_is_told_and_gives_the_lock_back),
+    ("75, not 1", a_held_lock_has_a_status_of_its_own),
+    ("It says who holds the lock", a_held_lock_is_told_of_unless_quiet_is_asked_for),
+    ("A lock within itself is an error", a_run_within_its_own_lock_is_refused_and_does_not_hang),
+    ("A shell only where you write one", forms_that_are_not_there_say_so_and_run_nothing),
+    ("No descriptors", forms_that_are_not_there_say_so_and_run_nothing),
+    ("No `-s` yet", readers_do_not_share_and_are_told),
+    ("Every user has locks of their own", users_share_a_lock_where_a_path_and_a_mode_say_so),
+];
+
 #[test]
 fn deleting_or_replacing_a_file_lets_nobody_in() {
     // The lock file, or the file of the space.
@@ -1003,4 +1018,139 @@ fn users_share_a_lock_where_a_path_and_a_mode_say_so() {
     let shared = shared.unwrap();
     assert_eq!((shared.status, shared.stdout.as_str()), (75, ""), "{shared:?}");
     assert_says(&shared.stderr, "lock \"job\" is held");
+}
+
+// The README.
+
+fn readme() -> String {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+    let (_, section) = text.split_once("\n## From the shell\n").expect("the section");
+    section.split("\n## ").next().expect("its text").to_owned()
+}
+
+#[test]
+fn every_difference_in_the_readme_is_one_that_is_tested() {
+    let text = readme();
+    let (_, list) = text.split_once("\n### Where it differs").expect("the list");
+    let told: Vec<_> = list
+        .lines()
+        .filter_map(|line| line.strip_prefix("* **"))
+        .map(|line| line.split("**").next().expect("what is bold").trim_end_matches('.'))
+        .collect();
+    assert_eq!(told, DIFFERENCES.iter().map(|(what, _)| *what).collect::<Vec<_>>());
+    let words: Vec<_> = text.split_whitespace().collect();
+    assert!(words.join(" ").contains("in fifteen recipes") && RECIPES.len() == 15, "there are {}", RECIPES.len());
+}
+
+/// The fenced blocks of the README's section: language and text.
+fn blocks(language: &str) -> Vec<String> {
+    let text = readme();
+    let blocks: Vec<_> = text
+        .split("\n```")
+        .skip(1)
+        .step_by(2)
+        .filter_map(|block| block.split_once('\n'))
+        .filter(|(its, _)| *its == language)
+        .map(|(_, block)| block.to_owned())
+        .collect();
+    assert!(!blocks.is_empty(), "no block of {language}");
+    blocks
+}
+
+/// The only block of this language that contains this.
+fn block(language: &str, containing: &str) -> String {
+    let found: Vec<_> = blocks(language).into_iter().filter(|block| block.contains(containing)).collect();
+    assert_eq!(found.len(), 1, "{containing}: {found:?}");
+    found.into_iter().next().unwrap()
+}
+
+#[test]
+fn the_readmes_crontab_mails_who_holds_the_lock_or_nothing() {
+    let block = block("crontab", "sync");
+    let lines: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("*/5 * * * * ")).collect();
+    assert_eq!(lines.len(), 2);
+    for (line, busy) in lines.iter().zip([(75, IS_HELD), (0, None)]) {
+        let place = Place::new(Hostlock, "");
+        place.executable("sync.sh", "exec ./job");
+        assert_eq!(place.run(By::Cron, line).stdout, "said by the job\n");
+        place.hold();
+        let _first = place.start_job(By::Cron, line);
+        let second = place.run(By::Cron, line);
+        assert_eq!((second.status, second.stdout.as_str()), (busy.0, ""), "{second:?}");
+        match busy.1 {
+            Some(what) => assert_says(&second.stderr, what),
+            None => assert_eq!(second.stderr, ""),
+        }
+        assert_eq!(place.log("begin").len(), 2);
+    }
+}
+
+#[test]
+fn the_readmes_script_runs_once_and_clears_up_after_a_killed_run() {
+    let script = block("sh", "staging");
+    let script = script.strip_prefix("#!/bin/sh\n").expect("a script");
+    let place = Place::new(Hostlock, "");
+    place.executable("import", "echo \"$*\" >> tokens; exec ./job");
+    fs::create_dir(place.path("staging")).unwrap();
+
+    assert_eq!(place.run(By::File, script).status, 0);
+    assert!(place.path("staging").exists(), "nobody died");
+    place.hold();
+    let mut first = place.start_job(By::File, script);
+    let second = place.run(By::File, script);
+    assert_eq!(second.status, 75);
+    assert_says(&second.stderr, "lock \"import\" is held by pid ");
+    first.signal(Signal::SIGKILL);
+    first.finish();
+    place.release();
+    // It was started by what was killed, and kept the lock.
+    wait_until("the import ends", || !is_running(place.log("begin")[1]));
+    assert_eq!(place.run(By::File, script).status, 0);
+    assert!(!place.path("staging").exists(), "the run before was killed");
+
+    let tokens = fs::read_to_string(place.path("tokens")).unwrap();
+    let tokens: Vec<u64> =
+        tokens.lines().map(|line| line.strip_prefix("--token ").expect("a token").parse().unwrap()).collect();
+    assert!(tokens.len() == 3 && tokens.is_sorted_by(|before, after| before < after), "{tokens:?}");
+}
+
+/// The others, with stand-ins for the programs that they name: those say what they were given.
+#[test]
+fn what_else_the_readme_tells_people_to_type_does_what_it_looks_like() {
+    let place = Place::new(Hostlock, "");
+    fs::create_dir(place.path("bin")).unwrap();
+    for (name, told) in [("bin/git", "git"), ("bin/make", "make"), ("deploy.sh", "deploy"), ("rollup", "rollup")] {
+        place.executable(name, &format!("echo {told} \"$@\""));
+    }
+    place.executable("flash.sh", "echo flash \"$@\"");
+    let here = "PATH=$PWD/bin:$PATH\n";
+    let yaml = block("yaml", "deploy");
+    let unit = block("ini", "ExecStart");
+    let exec_start = unit.lines().find(|line| line.starts_with("ExecStart=")).expect("a command");
+    assert!(unit.contains("KillMode=mixed"));
+    let first = block("sh", "cargo install");
+    for (by, recipe, stdout) in [
+        (By::Sh, format!("{here}{}", first.lines().last().unwrap()), "make deploy\n"),
+        (By::Sh, format!("{here}{}", block("sh", "git pull")), "git pull\nmake install\n"),
+        (By::Sh, yaml.trim_start_matches("- run: ").replace("--path /srv/ci/locks", "--space ./locks"), "deploy\n"),
+        (By::Unit, exec_start.replace("/usr/local/bin/rollup", "./rollup"), "rollup\n"),
+    ] {
+        let ended = place.run(by, &recipe);
+        assert_eq!((ended.status, ended.stdout.as_str(), ended.stderr.as_str()), (0, stdout, ""), "{recipe}");
+    }
+    if !make_is_here() {
+        skip!("no GNU make here");
+    }
+    fs::write(place.path("Makefile"), place.as_run(&block("make", "flash"))).unwrap();
+    fs::write(place.path("firmware.bin"), "").unwrap();
+    let ended = place.run(By::Sh, "make -s flash");
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, "flash firmware.bin\n"), "{ended:?}");
+}
+
+/// So that none of them goes unchecked.
+#[test]
+fn every_block_of_the_readme_is_one_that_is_tested() {
+    let text = readme();
+    let languages: Vec<_> = text.split("\n```").skip(1).step_by(2).map(|block| block.lines().next().unwrap()).collect();
+    assert_eq!(languages, ["sh", "crontab", "sh", "sh", "make", "yaml", "ini"]);
 }
