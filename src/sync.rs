@@ -8,6 +8,9 @@
 //! says, which checks orderings; in the *RMW* mode every load is a `fetch_add(0)` and every store a
 //! `swap`, which explores all interleavings. Models run in both.
 //!
+//! Death is a step in the models: a thread may have a *fuse*, the number of accesses it has left. Where that is used up, the thread
+//! unwinds to `with_fuse`, before the access that it was about to make.
+//!
 //! What loom cannot check: it knows `SeqCst` only as a fence ([`total_order`]), and a fence orders more than the operations
 //! around it. Whether the *operations* are `SeqCst` where they must be is for reviewers.
 
@@ -25,7 +28,64 @@ mod imp {
 mod imp {
     use core::cell::Cell;
     use core::sync::atomic::Ordering;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
     use std::time::Instant;
+
+    loom::thread_local! {
+        /// How many more steps the running thread of the model can make.
+        static FUSE: Cell<usize> = Cell::new(ENDLESS);
+    }
+
+    const ENDLESS: usize = usize::MAX;
+
+    std::thread_local! {
+        /// How many threads of models died since this was last asked.
+        static BURNED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// How many threads of models died since this was last asked.
+    pub(crate) fn burned() -> usize {
+        BURNED.replace(0)
+    }
+
+    /// What a thread unwinds with that has no step left.
+    struct Burned;
+
+    /// One step of the running thread: called before every access, and by the model before a system call.
+    pub(crate) fn step() {
+        let left = FUSE.with(Cell::get);
+        match left {
+            ENDLESS => {}
+            // Without the panic hook: nothing is printed. Nothing of loom's is dropped on the way up, so no other thread
+            // runs while this one unwinds.
+            0 => resume_unwind(Box::new(Burned)),
+            _ => FUSE.with(|fuse| fuse.set(left - 1)),
+        }
+    }
+
+    /// Runs `body`, which dies before step number `steps`, counted from 0; whether it got to its end.
+    pub(crate) fn with_fuse(steps: usize, body: impl FnOnce()) -> bool {
+        FUSE.with(|fuse| fuse.set(steps));
+        let ended = catch_unwind(AssertUnwindSafe(body));
+        FUSE.with(|fuse| fuse.set(ENDLESS));
+        match ended {
+            Ok(()) => true,
+            Err(payload) if payload.is::<Burned>() => {
+                BURNED.set(BURNED.get() + 1);
+                false
+            }
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+
+    /// Runs `body` as one step: nobody dies inside of it.
+    pub(crate) fn as_one_step<T>(body: impl FnOnce() -> T) -> T {
+        step();
+        let left = FUSE.with(|fuse| fuse.replace(ENDLESS));
+        let value = body();
+        FUSE.with(|fuse| fuse.set(left));
+        value
+    }
 
     std::thread_local! {
         /// Whether loads and stores are made read-modify-writes. Set before a model starts. Of the thread, because tests run
@@ -59,6 +119,7 @@ mod imp {
                 }
 
                 pub(crate) fn load(&self, order: Ordering) -> $int {
+                    step();
                     if rmw() {
                         let order = match order {
                             Ordering::Relaxed => Ordering::Relaxed,
@@ -72,6 +133,7 @@ mod imp {
                 }
 
                 pub(crate) fn store(&self, value: $int, order: Ordering) {
+                    step();
                     if rmw() {
                         let order = match order {
                             Ordering::Relaxed => Ordering::Relaxed,
@@ -91,16 +153,19 @@ mod imp {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$int, $int> {
+                    step();
                     self.0.compare_exchange(current, new, success, failure)
                 }
 
                 #[allow(dead_code)]
                 pub(crate) fn fetch_and(&self, value: $int, order: Ordering) -> $int {
+                    step();
                     self.0.fetch_and(value, order)
                 }
 
                 #[allow(dead_code)]
                 pub(crate) fn fetch_add(&self, value: $int, order: Ordering) -> $int {
+                    step();
                     self.0.fetch_add(value, order)
                 }
             }

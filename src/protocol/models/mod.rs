@@ -20,6 +20,7 @@
 //! Nothing here covers: death between any two steps (only between operations), dead sleepers that are taken off the count, leases,
 //! `SeqCst` operations as such, and the oracle, which is told what is so.
 
+mod deaths;
 mod mutex;
 mod recovery;
 mod seeded;
@@ -28,7 +29,7 @@ mod world;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::sync::{set_rmw, stopwatch};
+use crate::sync::{burned, set_rmw, stopwatch};
 
 /// How the atomics of a model behave: see [`crate::sync`].
 #[derive(Clone, Copy, Debug)]
@@ -41,13 +42,36 @@ enum Mode {
 
 /// Explores `model` with at most so many preemptions in an execution. `LOOM_MAX_PREEMPTIONS` overrides the bound.
 fn explore(name: &str, mode: Mode, bound: usize, model: impl Fn() + Send + Sync + 'static) {
+    let seconds = stopwatch();
+    let (executions, bound) = check(mode, bound, model);
+    println!("model {name} ({mode:?}, bound {bound}): {executions} executions in {:.2} s", seconds());
+}
+
+/// Explores `model` with every length of the fuse, from 0 until nobody dies any more.
+fn sweep(name: &str, mode: Mode, bound: usize, model: impl Fn(usize) + Copy + Send + Sync + 'static) {
+    let seconds = stopwatch();
+    let (mut points, mut all) = (0, 0);
+    burned();
+    let bound = loop {
+        let (executions, bound) = check(mode, bound, move || model(points));
+        all += executions;
+        if burned() == 0 {
+            break bound;
+        }
+        points += 1;
+    };
+    assert!(points > 0, "{name}: nobody died");
+    println!("sweep {name} ({mode:?}, bound {bound}): {points} crash points, {all} executions in {:.2} s", seconds());
+}
+
+/// How many executions there were, and the bound.
+fn check(mode: Mode, bound: usize, model: impl Fn() + Send + Sync + 'static) -> (usize, usize) {
     set_rmw(matches!(mode, Mode::Rmw));
     let executions = Arc::new(AtomicUsize::new(0));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(bound);
     builder.max_branches = 20_000;
     let bound = builder.preemption_bound.unwrap_or(bound);
-    let seconds = stopwatch();
     builder.check({
         let executions = executions.clone();
         move || {
@@ -55,6 +79,5 @@ fn explore(name: &str, mode: Mode, bound: usize, model: impl Fn() + Send + Sync 
             model();
         }
     });
-    let executions = executions.load(Ordering::Relaxed);
-    println!("model {name} ({mode:?}, bound {bound}): {executions} executions in {:.2} s", seconds());
+    (executions.load(Ordering::Relaxed), bound)
 }

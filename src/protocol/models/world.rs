@@ -5,10 +5,15 @@
 //!   loom reports it.
 //! * What time does in the world, a step does here. A deadline passes by [`World::expire`]. A death ends every sleep once
 //!   ([`World::die`]), also one about to begin, for in the world every sleep is bounded.
+//! * Whoever has a fuse ([`World::spawn_mortal`]) dies before any one access or system call. The kernel takes the dead out of the queue
+//!   before they look dead; here nobody is in the queue who dies, since killed in its sleep is, for all others, killed just before it,
+//!   and killed after the wake is a point of its own.
+//! * Each sleeper has a record, in the order of `segment::waiters`: count, claim, fill in; clear by compare-and-swap, uncount. Whoever
+//!   cleans up after the dead does the second half for them. No byte keeps recoverers apart here: any two may clean up side by side.
 //! * What the lock guards is the token of the last holder, in a cell that loom watches: an access that is not ordered after the
 //!   one before is reported, whether or not it went wrong.
 
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -16,10 +21,10 @@ use loom::sync::atomic::fence;
 use loom::sync::{Condvar, Mutex};
 use loom::thread::{self, JoinHandle};
 
-use super::super::mutex::{Acquired, Failure, LockWords};
+use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
 use super::super::word::{OwnerWord, Slot};
 use super::super::{Host, Verdict, recovery};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, as_one_step, with_fuse};
 
 /// Who can take part: the three threads of a model, the thread that starts them, and one who was there before.
 const PARTICIPANTS: usize = 5;
@@ -27,6 +32,9 @@ const PARTICIPANTS: usize = 5;
 pub(super) const STARTER: usize = 3;
 /// Of whom there is no thread: it died.
 pub(super) const DEAD_BEFORE: usize = 4;
+
+/// In a record: taken, but not filled in. As in `segment::waiters`.
+pub(super) const CLAIMED: u64 = 1;
 
 const ALIVE: u32 = 0;
 const DEAD: u32 = 1;
@@ -54,6 +62,17 @@ pub(super) trait Algorithm: Copy + Send + Sync + 'static {
     fn give_back(self, lock: &LockWords, dead: Slot, wake: &dyn Fn(&AtomicU64) -> bool) -> Option<OwnerWord> {
         recovery::give_back(lock, dead, |_| (), wake)
     }
+
+    /// Takes the dead sleeper `who` off the count, if `record` says that it is on it.
+    fn clear_record(self, lock: &LockWords, record: &AtomicU64, who: u64, wake: &dyn Fn(&AtomicU64) -> bool) {
+        let seen = record.load(Acquire);
+        if (seen == who || seen == who | CLAIMED)
+            && record.compare_exchange(seen, 0, AcqRel, Relaxed).is_ok()
+            && seen == who
+        {
+            lock.uncount(wake);
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -72,11 +91,18 @@ pub(super) struct World {
     beds: Mutex<Beds>,
     calls: [Condvar; PARTICIPANTS],
     lives: [AtomicU32; PARTICIPANTS],
+    records: [AtomicU64; PARTICIPANTS],
     last_token: loom::cell::Cell<u64>,
     /// Tokens of owners that were said to have died. Not watched: only looked at when all is over.
     told: RefCell<Vec<u64>>,
     /// How many took the lock out of a dead hand. Not watched either.
     taken_over: Cell<usize>,
+    /// The last acquisition whose owner died holding it. Whoever comes after it, and nobody else, is told. Not watched.
+    died_holding: Cell<Option<u64>>,
+    /// How many died who may have left a stray one on the count. Not watched.
+    strays: Cell<u32>,
+    /// Whether sleeps are bounded: whether a death ends them.
+    bounded: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -97,6 +123,11 @@ pub(super) struct Participant {
     /// Whether its wait has a deadline, and so may end without the lock.
     patient: bool,
     deaths_known: Cell<u32>,
+    /// How many were in the slot before.
+    incarnation: u64,
+    /// Between the count and the record: whoever is killed here may leave a stray one on the count.
+    unrecorded: Cell<bool>,
+    enlisted: Cell<bool>,
 }
 
 pub(super) fn slot(index: usize) -> Slot {
@@ -113,6 +144,10 @@ impl World {
             last_token: loom::cell::Cell::new(0),
             told: RefCell::default(),
             taken_over: Cell::new(0),
+            records: core::array::from_fn(|_| AtomicU64::new(0)),
+            died_holding: Cell::new(None),
+            strays: Cell::new(0),
+            bounded: Cell::new(true),
         })
     }
 
@@ -125,6 +160,21 @@ impl World {
         world
     }
 
+    /// A world without any timer: nobody wakes up by itself, whoever dies.
+    pub(super) fn without_timer() -> Rc<Self> {
+        let world = Self::new();
+        world.bounded.set(false);
+        world
+    }
+
+    /// Lets [`DEAD_BEFORE`] have died in its sleep: it is on the count, and its record says so.
+    pub(super) fn add_dead_sleeper(self: &Rc<Self>) {
+        let dead = self.participant(DEAD_BEFORE);
+        self.lock.sleepers.fetch_add(1, SeqCst);
+        dead.enlist();
+        dead.die();
+    }
+
     /// The participant in bed and slot number `number`.
     pub(super) fn participant(self: &Rc<Self>, number: usize) -> Participant {
         Participant {
@@ -135,6 +185,9 @@ impl World {
             spins: 0,
             patient: true,
             deaths_known: Cell::new(0),
+            incarnation: 0,
+            unrecorded: Cell::new(false),
+            enlisted: Cell::new(false),
         }
     }
 
@@ -142,6 +195,21 @@ impl World {
     pub(super) fn spawn(self: &Rc<Self>, number: usize, body: impl FnOnce(&Participant) + 'static) -> JoinHandle<()> {
         let participant = self.participant(number);
         thread::spawn(move || body(&participant))
+    }
+
+    /// The same, but the thread dies before its step number `fuse`, if it gets that far.
+    pub(super) fn spawn_mortal(
+        self: &Rc<Self>,
+        number: usize,
+        fuse: usize,
+        body: impl FnOnce(&Participant) + 'static,
+    ) -> JoinHandle<()> {
+        let participant = self.participant(number);
+        thread::spawn(move || {
+            if !with_fuse(fuse, || body(&participant)) {
+                participant.die();
+            }
+        })
     }
 
     /// Lets the deadline of `bed` pass.
@@ -155,20 +223,30 @@ impl World {
     }
 
     fn wake(&self) -> bool {
-        let mut beds = self.beds.lock().unwrap();
-        let asleep = !beds.queue.is_empty();
-        if asleep {
-            let first = beds.queue.remove(0);
-            self.calls[first].notify_one();
-        }
-        asleep
+        as_one_step(|| {
+            let mut beds = self.beds.lock().unwrap();
+            let asleep = !beds.queue.is_empty();
+            if asleep {
+                let first = beds.queue.remove(0);
+                self.calls[first].notify_one();
+            }
+            asleep
+        })
     }
 
     /// When all threads ended: nobody is asleep or counted, and everybody who held the lock let it go.
     pub(super) fn assert_at_rest(&self) {
         let word = self.lock.look();
         assert!(word.is_free() && !word.is_abandoned(), "{word:?} at the end");
-        assert_eq!(self.lock.sleepers.load(Acquire), 0, "sleepers counted at the end");
+        let sleepers = self.lock.sleepers.load(Acquire);
+        assert!(
+            sleepers == 0 || sleepers & !WOKEN <= self.strays.get() && self.strays.get() != 0,
+            "sleepers counted at the end: {sleepers:#x}, strays: {}",
+            self.strays.get()
+        );
+        for record in &self.records {
+            assert_eq!(record.load(Acquire), 0, "a sleeper is recorded at the end");
+        }
         assert_eq!(
             word.epoch(),
             self.last_token.get(),
@@ -195,19 +273,37 @@ pub(super) fn join(threads: Vec<JoinHandle<()>>) {
 impl Participant {
     /// As another thread of the process in `slot`.
     pub(super) fn of_process(&self, slot: usize) -> Self {
-        Self { world: self.world.clone(), slot, thread: self.bed as u32 + 1, deaths_known: Cell::new(0), ..*self }
+        Self { slot, thread: self.bed as u32 + 1, ..self.same() }
     }
 
     pub(super) fn spinning(&self, spins: u32) -> Self {
-        Self { world: self.world.clone(), spins, deaths_known: Cell::new(0), ..*self }
+        Self { spins, ..self.same() }
     }
 
     pub(super) fn with_deadline(&self) -> Self {
-        Self { world: self.world.clone(), patient: false, deaths_known: Cell::new(0), ..*self }
+        Self { patient: false, ..self.same() }
+    }
+
+    fn same(&self) -> Self {
+        Self { slot: self.slot, incarnation: self.incarnation, ..self.world.participant(self.bed) }
+    }
+
+    /// As the next one in `slot`, in which somebody died.
+    pub(super) fn reborn_in(&self, slot: usize) -> Self {
+        let reborn = Self { slot, incarnation: self.incarnation + 1, ..self.same() };
+        reborn.move_in();
+        reborn
+    }
+
+    /// What this participant's record says when it sleeps.
+    fn who(&self) -> u64 {
+        self.incarnation << 32 | (self.slot as u64 + 1) << 16
     }
 
     pub(super) fn try_to_acquire(&self, algorithm: impl Algorithm) -> Option<OwnerWord> {
-        match algorithm.acquire(&self.world.lock, self, slot(self.slot)) {
+        let outcome = algorithm.acquire(&self.world.lock, self, slot(self.slot));
+        self.unrecorded.set(false);
+        match outcome {
             Ok(Acquired { word, obituary }) => {
                 if let Some(dead) = obituary {
                     assert!(word.is_abandoned() && dead != slot(self.slot), "{word:?} was taken over from {dead:?}");
@@ -234,6 +330,8 @@ impl Participant {
         assert_eq!(mine.slot_code(), slot(self.slot).code());
         let last = world.last_token.get();
         assert_eq!(mine.epoch(), last + 1, "the token after {last}");
+        let untold = world.died_holding.get() == Some(last);
+        assert_eq!(mine.is_abandoned(), untold, "told of the death of the owner before {mine:?}");
         // Here somebody else may come in, if anything lets it.
         assert_eq!(world.lock.look(), mine, "taken from the living");
         world.last_token.set(mine.epoch());
@@ -263,12 +361,38 @@ impl Participant {
 
     /// What it holds stays as it is, and from now on it can be told to be dead.
     pub(super) fn die(&self) {
+        let word = self.world.lock.look();
+        if word.slot_code() == slot(self.slot).code() {
+            // It may have died before it got to writing its token.
+            self.world.last_token.set(word.epoch());
+            self.world.died_holding.set(Some(word.epoch()));
+        }
+        if self.unrecorded.get() {
+            self.world.strays.set(self.world.strays.get() + 1);
+        }
         self.world.lives[self.slot].store(DEAD, Release);
+        if !self.world.bounded.get() {
+            return;
+        }
         let mut beds = self.world.beds.lock().unwrap();
         beds.deaths += 1;
         for sleeper in beds.queue.drain(..) {
             self.world.calls[sleeper].notify_one();
         }
+    }
+
+    /// Cleans up after the first one in slot number `dead`, if it died; whether it did.
+    pub(super) fn clean_up(&self, algorithm: impl Algorithm, dead: usize) -> bool {
+        let is_dead = matches!(self.judge(slot(dead)), Verdict::Dead(_));
+        if is_dead {
+            self.give_back(algorithm, dead);
+            // From here until the count is one less.
+            self.unrecorded.set(true);
+            let (record, who) = (&self.world.records[dead], self.world.participant(dead).who());
+            algorithm.clear_record(&self.world.lock, record, who, &|_| self.world.wake());
+            self.unrecorded.set(false);
+        }
+        is_dead
     }
 
     /// Frees the lock if the dead one in slot number `dead` stands in it; whether it did.
@@ -300,30 +424,44 @@ impl Host for Participant {
     }
 
     fn may_sleep(&self, _: OwnerWord) -> Result<(), Expired> {
-        match !self.patient && self.world.beds.lock().unwrap().expired[self.bed] {
-            true => Err(Expired),
-            false => Ok(()),
+        if !self.patient && as_one_step(|| self.world.beds.lock().unwrap().expired[self.bed]) {
+            return Err(Expired);
         }
+        self.unrecorded.set(!self.enlisted.get());
+        Ok(())
     }
 
-    fn enlist(&self) {}
+    fn enlist(&self) {
+        let (record, who) = (&self.world.records[self.bed], self.who());
+        // Acquire, as in `segment::waiters`, and Release below.
+        let claimed = record.compare_exchange(0, who | CLAIMED, Acquire, Relaxed);
+        assert!(claimed.is_ok(), "the record of {} is taken: {claimed:?}", self.bed);
+        record.store(who, Release);
+        self.enlisted.set(true);
+        self.unrecorded.set(false);
+    }
 
     fn delist(&self) -> bool {
-        true
+        let cleared = self.world.records[self.bed].compare_exchange(self.who(), 0, AcqRel, Relaxed).is_ok();
+        self.enlisted.set(false);
+        self.unrecorded.set(cleared);
+        cleared
     }
 
     fn sleep(&self, owner: &AtomicU64, seen: OwnerWord) {
-        let mut beds = self.world.beds.lock().unwrap();
-        if beds.deaths != self.deaths_known.replace(beds.deaths)
-            || beds.expired[self.bed]
-            || OwnerWord(owner.load(Acquire)).low_half() != seen.low_half()
-        {
-            return;
-        }
-        beds.queue.push(self.bed);
-        while beds.queue.contains(&self.bed) {
-            beds = self.world.calls[self.bed].wait(beds).unwrap();
-        }
+        as_one_step(|| {
+            let mut beds = self.world.beds.lock().unwrap();
+            if beds.deaths != self.deaths_known.replace(beds.deaths)
+                || beds.expired[self.bed]
+                || OwnerWord(owner.load(Acquire)).low_half() != seen.low_half()
+            {
+                return;
+            }
+            beds.queue.push(self.bed);
+            while beds.queue.contains(&self.bed) {
+                beds = self.world.calls[self.bed].wait(beds).unwrap();
+            }
+        });
     }
 
     fn wake(&self, _: &AtomicU64) -> bool {
