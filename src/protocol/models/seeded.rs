@@ -3,14 +3,14 @@
 //! [`Copied`] is the mutex written out once more, with a switch for each bug. Without a bug it passes ([`the_copy_is_right`]), so
 //! it is the bug that is caught. loom may abort where a model fails, so each bug runs in a process of its own.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::process::Command;
 
 use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
 use super::super::word::{Owner, OwnerWord, Slot, Step};
 use super::super::{Host, Verdict, recovery};
-use super::world::{Algorithm, Outcome, Participant};
-use super::{Mode, explore, mutex, recovery as models};
+use super::world::{Algorithm, CLAIMED, Outcome, Participant};
+use super::{Mode, deaths, explore, mutex, recovery as models, sweep};
 use crate::sync::{AtomicU64, total_order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,24 @@ enum Bug {
     TakeOverByStore,
     /// Giving back is a load and a store, over whoever took over in between.
     GiveBackByStore,
+    /// The take-over keeps the epoch.
+    TakeOverWithoutEpoch,
+    /// The take-over does not mark the lock as abandoned.
+    TakeOverIsNotTold,
+    /// Giving back does not mark the lock as abandoned.
+    GiveBackIsNotTold,
+    /// Giving back frees whatever it finds, also when somebody did it before and another one came.
+    GiveBackIsNotIdempotent,
+    /// A release that wakes one clears the whole count: glibc's robust mutex, whose mark only the woken one restores.
+    CountIsClearedByTheRelease,
+    /// A sleeper takes its record, then counts itself.
+    RecordedBeforeCounted,
+    /// A sleeper takes itself off the count, then clears its record.
+    UncountedBeforeTheRecordIsCleared,
+    /// Two who clear the record of a dead sleeper both take it off the count.
+    RecordIsClearedByBoth,
+    /// Recovery takes the dead sleeper off the count, then clears its record.
+    RecoveryUncountsFirst,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +89,13 @@ impl Copied {
             }
             from = now;
         }
-        let Step::To(taken) = from.take_over(me) else { unreachable!("tokens are left") };
+        let Step::To(mut taken) = from.take_over(me) else { unreachable!("tokens are left") };
+        if self.has(Bug::TakeOverWithoutEpoch) {
+            taken = OwnerWord(taken.0 - (1 << 16));
+        }
+        if self.has(Bug::TakeOverIsNotTold) {
+            taken = taken.raise(taken.epoch());
+        }
         if self.has(Bug::TakeOverByStore) {
             lock.owner.store(taken.0, SeqCst);
             return Ok(taken);
@@ -81,7 +105,9 @@ impl Copied {
 
     fn uncount(self, lock: &LockWords, wake: Wake<'_>) {
         let mut sleepers = lock.sleepers.load(Relaxed);
-        while let Err(now) = lock.sleepers.compare_exchange(sleepers, (sleepers & !WOKEN) - 1, SeqCst, Relaxed) {
+        while let Err(now) =
+            lock.sleepers.compare_exchange(sleepers, (sleepers & !WOKEN).saturating_sub(1), SeqCst, Relaxed)
+        {
             sleepers = now;
         }
         total_order();
@@ -101,6 +127,9 @@ impl Copied {
                 continue;
             }
             if wake(&lock.owner) || self.has(Bug::MarkIsKeptForNobody) {
+                if self.has(Bug::CountIsClearedByTheRelease) {
+                    lock.sleepers.store(0, SeqCst);
+                }
                 return;
             }
             sleepers = lock.sleepers.fetch_and(!WOKEN, SeqCst) & !WOKEN;
@@ -152,8 +181,14 @@ impl Algorithm for Copied {
                 OwnerWord(lock.owner.load(SeqCst))
             });
             if !counted {
-                lock.sleepers.fetch_add(1, SeqCst);
                 counted = true;
+                if self.has(Bug::RecordedBeforeCounted) {
+                    host.enlist();
+                    lock.sleepers.fetch_add(1, SeqCst);
+                } else {
+                    lock.sleepers.fetch_add(1, SeqCst);
+                    host.enlist();
+                }
             }
             if !self.has(Bug::MarkIsKeptBySleepers) {
                 lock.sleepers.fetch_and(!WOKEN, SeqCst);
@@ -169,8 +204,12 @@ impl Algorithm for Copied {
                 seen = now;
             }
         };
-        if counted {
-            self.uncount(lock, &|owner| host.wake(owner));
+        let wake = &|owner: &_| host.wake(owner);
+        if counted && self.has(Bug::UncountedBeforeTheRecordIsCleared) {
+            self.uncount(lock, wake);
+            host.delist();
+        } else if counted && host.delist() {
+            self.uncount(lock, wake);
         }
         outcome
     }
@@ -187,15 +226,47 @@ impl Algorithm for Copied {
     }
 
     fn give_back(self, lock: &LockWords, dead: Slot, wake: Wake<'_>) -> Option<OwnerWord> {
+        let seen = lock.look();
+        if self.has(Bug::GiveBackIsNotTold) || self.has(Bug::GiveBackIsNotIdempotent) {
+            if seen.slot_code() != dead.code() {
+                return None;
+            }
+            let told = self.has(Bug::GiveBackIsNotIdempotent);
+            let mut from = seen;
+            loop {
+                let to = if told { from.abandon() } else { from.release() };
+                match lock.owner.compare_exchange(from.0, to.0, SeqCst, Relaxed) {
+                    Ok(_) => break,
+                    Err(now) if told => from = OwnerWord(now),
+                    Err(_) => return None,
+                }
+            }
+            self.wake_sleepers(lock, wake);
+            return Some(seen);
+        }
         if !self.has(Bug::GiveBackByStore) {
             return recovery::give_back(lock, dead, |_| (), wake);
         }
-        let seen = lock.look();
         (seen.slot_code() == dead.code()).then(|| {
             lock.owner.store(seen.abandon().0, SeqCst);
             self.wake_sleepers(lock, wake);
             seen
         })
+    }
+
+    fn clear_record(self, lock: &LockWords, record: &AtomicU64, who: u64, wake: Wake<'_>) {
+        if record.load(Acquire) != who {
+            // Not filled in, so not known to be on the count.
+            let _ = record.compare_exchange(who | CLAIMED, 0, AcqRel, Relaxed);
+            return;
+        }
+        if self.has(Bug::RecoveryUncountsFirst) {
+            self.uncount(lock, wake);
+        }
+        let cleared = record.compare_exchange(who, 0, AcqRel, Relaxed).is_ok();
+        if !self.has(Bug::RecoveryUncountsFirst) && (cleared || self.has(Bug::RecordIsClearedByBoth)) {
+            self.uncount(lock, wake);
+        }
     }
 }
 
@@ -210,12 +281,32 @@ fn run(bug: Bug, mode: Mode, bound: usize, bound_of_the_slowest: usize) {
     explore("seeded, one gives up", mode, bound_of_the_slowest, move || mutex::one_gives_up(algorithm));
 }
 
+/// The models in which somebody dies at any point.
+fn run_deaths(bug: Bug, mode: Mode, bound: usize) {
+    let algorithm = Copied(bug);
+    sweep("seeded, one of two dies", mode, bound, move |fuse| deaths::turns(algorithm, fuse, 1));
+    sweep("seeded, heir dies", mode, bound, move |fuse| deaths::heir_dies(algorithm, fuse, 1));
+    sweep("seeded, recoverer dies", mode, bound, move |fuse| deaths::recoverer_dies(algorithm, fuse, false));
+    sweep("seeded, sleeper dies and is cleaned up", mode, bound, move |fuse| {
+        deaths::sleeper_dies_and_is_cleaned_up(algorithm, fuse, false);
+    });
+    sweep("seeded, recoverer of a sleeper dies", mode, bound, move |fuse| {
+        deaths::recoverer_of_a_sleeper_dies(algorithm, fuse);
+    });
+    sweep("seeded, sleeper dies and is cleaned up late", mode, bound, move |fuse| {
+        deaths::sleeper_dies_and_is_cleaned_up(algorithm, fuse, true);
+    });
+    sweep("seeded, slot reborn", mode, bound, move |fuse| deaths::slot_is_reborn(algorithm, fuse));
+}
+
 const DEADLOCK: &str = "deadlock";
 const UNORDERED: &str = "Causality violation";
 const OUT_OF_ORDER: &str = "the token after";
 const STOLEN: &str = "taken from the living";
+const NOT_TOLD: &str = "told of the death";
+const UNMARKED: &str = "was taken over from";
 
-/// Each bug, the mode that catches it, and what is said then.
+/// Each bug, the mode that catches it, and what is said then: by the models among the living and with a death between operations.
 const BUGS: &[(Bug, Mode, &[&str])] = &[
     (Bug::ReleaseIsRelaxed, Mode::Plain, &[UNORDERED]),
     (Bug::AcquireIsRelaxed, Mode::Plain, &[UNORDERED]),
@@ -228,17 +319,44 @@ const BUGS: &[(Bug, Mode, &[&str])] = &[
     (Bug::TakeOverOfAnotherWord, Mode::Rmw, &[STOLEN, UNORDERED]),
     (Bug::TakeOverByStore, Mode::Rmw, &[STOLEN, UNORDERED, OUT_OF_ORDER]),
     (Bug::GiveBackByStore, Mode::Rmw, &[STOLEN, UNORDERED, OUT_OF_ORDER]),
+    (Bug::CountIsClearedByTheRelease, Mode::Rmw, &[DEADLOCK]),
+];
+
+/// The same, by the models in which somebody dies at any point.
+const BUGS_THAT_DEATH_FINDS: &[(Bug, Mode, &[&str])] = &[
+    (Bug::MarkIsKeptBySleepers, Mode::Rmw, &[DEADLOCK]),
+    (Bug::TakeOverOfAnotherWord, Mode::Rmw, &[STOLEN, UNORDERED]),
+    (Bug::TakeOverByStore, Mode::Rmw, &[STOLEN, UNORDERED, OUT_OF_ORDER]),
+    (Bug::GiveBackByStore, Mode::Rmw, &[STOLEN, UNORDERED, OUT_OF_ORDER]),
+    (Bug::TakeOverWithoutEpoch, Mode::Rmw, &[OUT_OF_ORDER]),
+    (Bug::TakeOverIsNotTold, Mode::Rmw, &[UNMARKED]),
+    (Bug::GiveBackIsNotTold, Mode::Rmw, &[NOT_TOLD]),
+    (Bug::GiveBackIsNotIdempotent, Mode::Rmw, &[STOLEN, UNORDERED, NOT_TOLD]),
+    (Bug::RecordedBeforeCounted, Mode::Rmw, &[DEADLOCK]),
+    (Bug::UncountedBeforeTheRecordIsCleared, Mode::Rmw, &[DEADLOCK]),
+    (Bug::RecordIsClearedByBoth, Mode::Rmw, &[DEADLOCK]),
+    (Bug::RecoveryUncountsFirst, Mode::Rmw, &[DEADLOCK]),
+    (Bug::CountIsClearedByTheRelease, Mode::Rmw, &[DEADLOCK]),
 ];
 
 /// Names the bug that [`one_bug`] is to run with.
 const SEEDED: &str = "HOSTLOCK_SEEDED_BUG";
 
-/// In a process started by [`every_bug_is_caught`]: runs the models with one bug.
+/// In a process started by [`are_caught`]: runs the models with one bug.
 #[test]
 fn one_bug() {
     let Ok(wanted) = std::env::var(SEEDED) else { return };
     let (bug, mode, _) = BUGS.iter().find(|(bug, ..)| format!("{bug:?}") == wanted).expect("a bug that exists");
     run(*bug, *mode, 3, 3);
+}
+
+/// The same, for the models in which somebody dies at any point.
+#[test]
+fn one_bug_that_death_finds() {
+    let Ok(wanted) = std::env::var(SEEDED) else { return };
+    let mut bugs = BUGS_THAT_DEATH_FINDS.iter();
+    let (bug, mode, _) = bugs.find(|(bug, ..)| format!("{bug:?}") == wanted).expect("a bug that exists");
+    run_deaths(*bug, *mode, 2);
 }
 
 #[test]
@@ -248,11 +366,16 @@ fn the_copy_is_right() {
 }
 
 #[test]
-fn every_bug_is_caught() {
+fn the_copy_is_right_when_somebody_dies() {
+    run_deaths(Bug::None, Mode::Rmw, 1);
+}
+
+/// Each of `bugs` makes the test `one` of this module fail, for the reason that is expected.
+fn are_caught(bugs: &[(Bug, Mode, &[&str])], one: &str) {
     let (_, path) = module_path!().split_once("::").unwrap();
-    for (bug, mode, expected) in BUGS {
+    for (bug, mode, expected) in bugs {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("{path}::one_bug"), "--nocapture"])
+            .args(["--exact", &format!("{path}::{one}"), "--nocapture"])
             .env(SEEDED, format!("{bug:?}"))
             .output()
             .unwrap();
@@ -264,7 +387,17 @@ fn every_bug_is_caught() {
             expected.iter().any(|expected| said.contains(expected)),
             "{bug:?} failed for another reason:\n{errors}"
         );
-        let passed = passed.lines().filter(|line| line.contains("model seeded")).count();
-        println!("seeded bug {bug:?} ({mode:?}): caught after {passed} models passed: {said}");
+        let last = passed.lines().rfind(|line| line.contains(" seeded, ")).unwrap_or("nothing");
+        println!("seeded bug {bug:?} ({mode:?}): caught after {last}: {said}");
     }
+}
+
+#[test]
+fn every_bug_is_caught() {
+    are_caught(BUGS, "one_bug");
+}
+
+#[test]
+fn every_bug_that_death_finds_is_caught() {
+    are_caught(BUGS_THAT_DEATH_FINDS, "one_bug_that_death_finds");
 }
