@@ -126,7 +126,7 @@ pub(super) struct Participant {
     /// How many were in the slot before.
     incarnation: u64,
     /// Between the count and the record: whoever is killed here may leave a stray one on the count.
-    unrecorded: Cell<bool>,
+    unrecorded: Rc<Cell<bool>>,
     enlisted: Cell<bool>,
 }
 
@@ -186,7 +186,7 @@ impl World {
             patient: true,
             deaths_known: Cell::new(0),
             incarnation: 0,
-            unrecorded: Cell::new(false),
+            unrecorded: Rc::default(),
             enlisted: Cell::new(false),
         }
     }
@@ -285,7 +285,8 @@ impl Participant {
     }
 
     fn same(&self) -> Self {
-        Self { slot: self.slot, incarnation: self.incarnation, ..self.world.participant(self.bed) }
+        let unrecorded = self.unrecorded.clone();
+        Self { slot: self.slot, incarnation: self.incarnation, unrecorded, ..self.world.participant(self.bed) }
     }
 
     /// As the next one in `slot`, in which somebody died.
