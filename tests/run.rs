@@ -44,6 +44,8 @@ fn wrong_calls_are_one_line_and_64() {
         (&["a", "--"], "<COMMAND>"),
         (&["--frobnicate", "a", "--", "true"], "--frobnicate"),
         (&["-Z", "a", "--", "true"], "-Z"),
+        (&["a", "-c", "true"], "run NAME -- sh -c LINE; see hostlock run --help"),
+        (&["--wait", "a", "--", "true"], "see hostlock run --help"),
         (&["-w", "soon", "a", "--", "true"], "5s"),
         (&["-w", "-1", "a", "--", "true"], "5s"),
         (&["-w", "inf", "a", "--", "true"], "5s"),

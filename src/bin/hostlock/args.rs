@@ -181,12 +181,16 @@ pub(crate) fn parse() -> Parsed {
 
 /// An error of the parser's, which is several lines with a usage, as one line.
 fn one_line(text: &str) -> String {
-    let (what, usage) = text.split_once("\n\nUsage:").unwrap_or((text, ""));
+    let what = text.split("\n\nUsage:").next().unwrap_or_default();
     let what = what.split("\n\nFor more information").next().unwrap_or_default();
     let what: Vec<&str> = what.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect();
-    let what = what.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
-    let verb = usage.split_whitespace().nth(1).filter(|verb| verb.starts_with(char::is_alphabetic));
-    format!("{what}; see hostlock {}--help", verb.map(|verb| format!("{verb} ")).unwrap_or_default())
+    let mut what = what.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
+    let verb = std::env::args().nth(1).filter(|verb| ["run", "status", "doctor"].contains(&verb.as_str()));
+    if verb.as_deref() == Some("run") && what.starts_with("unexpected argument '-c'") {
+        // flock(1) has it.
+        what = "there is no -c; a line for a shell is: run NAME -- sh -c LINE".into();
+    }
+    format!("{what}; see hostlock {}--help", verb.map(|verb| verb + " ").unwrap_or_default())
 }
 
 fn time(text: &str) -> Result<Duration, String> {
