@@ -65,12 +65,13 @@ pub(super) trait Algorithm: Copy + Send + Sync + 'static {
 
     /// Takes the dead sleeper `who` off the count, if `record` says that it is on it.
     fn clear_record(self, lock: &LockWords, record: &AtomicU64, who: u64, wake: &dyn Fn(&AtomicU64) -> bool) {
-        let seen = record.load(Acquire);
-        if (seen == who || seen == who | CLAIMED)
-            && record.compare_exchange(seen, 0, AcqRel, Relaxed).is_ok()
-            && seen == who
-        {
-            lock.uncount(wake);
+        match record.load(Acquire) {
+            seen if seen == who && record.compare_exchange(who, 0, AcqRel, Relaxed).is_ok() => lock.uncount(wake),
+            seen if seen == who | CLAIMED => {
+                // It is on a count, but in the segment nobody knows on which: a stray one is left.
+                let _ = record.compare_exchange(seen, 0, AcqRel, Relaxed);
+            }
+            _ => {}
         }
     }
 }
