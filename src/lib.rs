@@ -77,6 +77,8 @@ mod report;
 #[cfg(not(all(test, hostlock_loom)))]
 mod segment;
 
+#[cfg(all(feature = "diagnosis", not(all(test, hostlock_loom))))]
+pub use api::diagnosis;
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},

@@ -1,5 +1,7 @@
 //! What users see: handles, guards and their rules. No word of segments or futexes in here.
 
+#[cfg(feature = "diagnosis")]
+pub mod diagnosis;
 mod mutex;
 mod space;
 

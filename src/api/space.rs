@@ -193,6 +193,11 @@ impl SpaceBuilder {
         self
     }
 
+    #[cfg(feature = "diagnosis")]
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Looks at the space from outside: creates nothing, joins nothing, writes nothing, waits for nobody. Whoever may read the
     /// space's file may look, whoever it belongs to.
     ///

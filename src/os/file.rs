@@ -110,6 +110,19 @@ pub(crate) fn unlock(file: &KeptFile) {
     }
 }
 
+/// The magic number of a file's file system. (nix hands the type out as a value that cannot be compared with numbers it has no
+/// name for.)
+pub(crate) fn type_of(file: impl AsFd) -> io::Result<u64> {
+    let mut stat = core::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open, the buffer is of the right type, and it is read only after success.
+    let kind = unsafe {
+        Errno::result(libc::fstatfs(file.as_fd().as_raw_fd(), stat.as_mut_ptr()))?;
+        stat.assume_init().f_type
+    };
+    // The field is signed on some targets: magic numbers are 32 bits.
+    Ok(kind as u64 & 0xFFFF_FFFF)
+}
+
 /// The name of a file system on which the locks and mappings of two machines, or of a machine and its guests, may not see
 /// each other.
 pub(crate) fn network_file_system(file: impl AsFd) -> io::Result<Option<&'static str>> {
@@ -132,15 +145,7 @@ pub(crate) fn network_file_system(file: impl AsFd) -> io::Result<Option<&'static
         (0x2003_0528, "OrangeFS"),
         (0x7375_7245, "Coda"),
     ];
-    let mut stat = core::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the descriptor is open, the buffer is of the right type, and it is read only after success. (nix hands the
-    // type out as a value that cannot be compared with numbers it has no name for.)
-    let kind = unsafe {
-        Errno::result(libc::fstatfs(file.as_fd().as_raw_fd(), stat.as_mut_ptr()))?;
-        stat.assume_init().f_type
-    };
-    // The field is signed on some targets: magic numbers are 32 bits.
-    let kind = kind as u64 & 0xFFFF_FFFF;
+    let kind = type_of(file)?;
     Ok(KNOWN.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name))
 }
 

@@ -4,6 +4,7 @@
 //! * [`fork`]: a word that a fork wipes, and the handlers around it.
 //! * [`identity`]: what tells a process from every other. [`liveness`]: whether the one recorded still lives.
 //! * [`byte_lock`]: open-file-description locks.
+//! * `probe` (feature `diagnosis`): whether all that works here.
 //! * [`file`]: files and directories opened without being fooled. [`map`]: the sole door into shared memory.
 
 #[allow(unsafe_code)]
@@ -20,3 +21,6 @@ pub(crate) mod identity;
 pub(crate) mod liveness;
 #[allow(unsafe_code)]
 pub(crate) mod map;
+#[cfg(feature = "diagnosis")]
+#[allow(unsafe_code)]
+pub(crate) mod probe;

@@ -5,13 +5,21 @@ use core::sync::atomic::fence;
 
 use super::Segment;
 use super::format::{Entry, Meta, load_text};
+#[cfg(feature = "diagnosis")]
+use super::open::Found;
 use super::open::{FILE_NAME, Options, checked_header, unusable_file};
 use super::waiters::{Sleeper, read};
 use crate::os::file;
+#[cfg(feature = "diagnosis")]
+use crate::os::file::FileId;
 use crate::os::map::Mapping;
 use crate::{Error, Result};
 
+#[cfg(feature = "diagnosis")]
+use std::fs;
 use std::io::ErrorKind;
+#[cfg(feature = "diagnosis")]
+use std::path::Path;
 
 /// A name and its lock.
 pub(crate) struct Named<'a> {
@@ -34,6 +42,32 @@ impl Options {
         let (header, len) = checked_header(&file, &path, &space)?;
         let map = Mapping::read_only(&file, len).map_err(|e| Error::system("map", &path, e))?;
         Segment::new(header, path, file, &map)
+    }
+
+    /// The checks of opening, without locking, joining, creating or writing anything. Whether there is a space.
+    #[cfg(feature = "diagnosis")]
+    pub(crate) fn could_open(&self) -> Result<bool> {
+        let is_missing = |path: &Path| fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        self.check()?;
+        let root = self.root_path()?;
+        // The first who opens a space makes the default root.
+        if self.root.is_none() && is_missing(&root) {
+            return Ok(false);
+        }
+        self.check_root(&root)?;
+        let space = root.join(&self.name);
+        if is_missing(&space) {
+            return Ok(false);
+        }
+        let directory = self.existing_directory(&space)?;
+        let path = space.join(FILE_NAME);
+        let file = match file::open_existing(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            result => result.map_err(|e| unusable_file(&path, e))?,
+        };
+        let id = FileId::of(&nix::sys::stat::fstat(&file).map_err(|e| Error::system("look at", &path, e))?);
+        Found { directory, file, path, id }.map(self)?;
+        Ok(true)
     }
 }
 

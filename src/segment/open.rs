@@ -56,9 +56,9 @@ const MISSING: Duration = Duration::from_secs(1);
 /// A segment's file, found, with the space's directory locked for being in it.
 #[derive(Debug)]
 pub(crate) struct Found {
-    directory: File,
-    file: File,
-    path: PathBuf,
+    pub(super) directory: File,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
     pub(crate) id: FileId,
 }
 
@@ -107,8 +107,14 @@ impl Options {
         }
     }
 
+    /// How large the segment of a new space would be.
+    #[cfg(feature = "diagnosis")]
+    pub(crate) fn size(&self) -> u64 {
+        Header::new(self.choice(), 0, 0).size
+    }
+
     /// The directory of spaces, absolute.
-    pub(super) fn root_path(&self) -> Result<PathBuf> {
+    pub(crate) fn root_path(&self) -> Result<PathBuf> {
         match &self.root {
             Some(root) => std::path::absolute(root).map_err(|e| Error::system("find", root, e)),
             None => Ok(format!("/dev/shm/hostlock-{}", geteuid()).into()),
@@ -129,19 +135,25 @@ impl Options {
                 _ => {}
             }
         }
-        let directory = file::open_directory(&root).map_err(|e| not_a_directory(&root, e))?;
-        let meta = directory.metadata().map_err(|e| Error::system("look at", &root, e))?;
-        self.check_owner(&meta).map_err(|problem| unusable(&root, problem))?;
+        self.check_root(&root)?;
+        Ok(root)
+    }
+
+    /// Whether `root` is one that spaces may lie in.
+    pub(super) fn check_root(&self, root: &Path) -> Result<()> {
+        let directory = file::open_directory(root).map_err(|e| not_a_directory(root, e))?;
+        let meta = directory.metadata().map_err(|e| Error::system("look at", root, e))?;
+        self.check_owner(&meta).map_err(|problem| unusable(root, problem))?;
         if meta.mode() & 0o002 != 0 && meta.mode() & 0o1000 == 0 {
             return Err(unusable(
-                &root,
+                root,
                 "everybody can write to it, so anybody could replace a space; take that right away (chmod o-w)",
             ));
         }
         if self.root.is_none() && meta.mode() & 0o077 != 0 {
-            return Err(unusable(&root, "others have rights to it; take them away (chmod 700)"));
+            return Err(unusable(root, "others have rights to it; take them away (chmod 700)"));
         }
-        Ok(root)
+        Ok(())
     }
 
     /// Whose it is; if not ours, root's or a group's, the problem with that.
@@ -174,6 +186,11 @@ impl Options {
                 ));
             }
         }
+        self.existing_directory(path)
+    }
+
+    /// The space's own directory, checked.
+    pub(super) fn existing_directory(&self, path: &Path) -> Result<File> {
         let directory = file::open_directory(path).map_err(|e| not_a_directory(path, e))?;
         let meta = directory.metadata().map_err(|e| Error::system("look at", path, e))?;
         self.check_owner(&meta).map_err(|problem| unusable(path, problem))?;
