@@ -33,6 +33,7 @@ pub(crate) enum Action {
     #[command(override_usage = "hostlock status [OPTIONS] [NAME]", after_long_help = STATUS_MANUAL)]
     Status(StatusArgs),
     /// Say what this machine and a space can do for locks, and what follows
+    #[command(after_long_help = DOCTOR_MANUAL)]
     Doctor(DoctorArgs),
 }
 
@@ -97,6 +98,9 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) space: SpaceArgs,
 }
@@ -157,6 +161,22 @@ Examples:
   hostlock status
   hostlock status deploy
   hostlock status --json | jq -r '.locks[] | select(.state == \"held\") | .name'";
+
+const DOCTOR_MANUAL: &str = "\
+One line for each thing that was looked at:
+  ok        it was tried and works, or is as it should be
+  missing   the kernel does not have it, or does not let us have it
+  unusable  it is there and does not do what it should
+  unknown   it could not be tried
+then what was seen, what follows, and what to do; the last line is the verdict. Nothing
+of the space is changed by looking, and none is created.
+
+Exit status: 0; 64 wrong call; 69 something is missing without which there are no locks.
+
+Examples:
+  hostlock doctor
+  hostlock doctor --path /srv/app/locks
+  hostlock doctor --json | jq -r '.findings[] | select(.verdict != \"ok\") | .name'";
 
 /// What was said.
 pub(crate) enum Parsed {

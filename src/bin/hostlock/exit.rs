@@ -48,14 +48,19 @@ impl From<Error> for Failure {
             | Error::WrongKind { .. } => Code::Usage,
             _ => Code::Unavailable,
         };
-        // Users of the tool have no builder.
         let message = match &error {
+            // Users of the tool have no builder.
             Error::Full { path, what, capacity } => {
                 let path = path.display();
                 format!("the space {path} has room for {capacity} {what}, and all are in use; name another: --space S")
             }
-            error => error.to_string().replace("Space::builder(..).root(..)", "--path DIR"),
+            error => in_words_of_the_tool(&error.to_string()),
         };
         Self::new(code, message)
     }
+}
+
+/// The library's advice is for those who have its builder.
+pub(crate) fn in_words_of_the_tool(text: &str) -> String {
+    text.replace("Space::builder(..).root(..)", "--path DIR")
 }
