@@ -163,7 +163,7 @@ fn is_bad(verdict: Verdict) -> bool {
 impl SpaceBuilder {
     /// Tries out what locks in this space stand on, and looks at the space if there is one. See [`diagnosis`](self).
     ///
-    /// It takes some milliseconds, makes three short-lived copies of this process, which tell nobody of their end, and a directory that is
+    /// It takes some milliseconds, makes a few short-lived copies of this process, which tell nobody of their end, and a directory that is
     /// gone at once beside the space.
     ///
     /// # Errors
