@@ -4,8 +4,11 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,8 +18,11 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use hostlock::Space;
 use hostlock::diagnosis::{Need, Verdict};
 use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::gettid;
 use serde_json::Value;
 use support::raw::{Raw, held_by};
 use support::tool::*;
@@ -24,7 +30,7 @@ use support::{act, start, wait_until};
 
 #[test]
 fn role() {
-    act(&[("diagnoser", diagnoser)]);
+    act(&[("diagnoser", diagnoser), ("fuse", fuse)]);
 }
 
 const ALL_IS_WELL: &str = "this machine can do everything hostlock needs";
@@ -211,12 +217,14 @@ fn looking_changes_nothing_and_leaves_nothing() {
     Report::new(&place).expect("space", "ok", "does not exist");
     assert_eq!(everything_in(place.root.path()), []);
     let holder = place.start_script(&[], "held", "exec sleep 1000");
-    let before = everything_in(place.root.path());
+    let names =
+        || fs::read_dir(place.root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>();
+    let before = (names(), everything_in(&place.space()));
     let report = Report::new(&place);
     report.expect_success();
     report.expect("participants", "ok", "1 of 1024");
     report.expect("locks", "ok", "1 of 4096 names are in use, 1 held");
-    assert!(everything_in(place.root.path()) == before, "something was changed");
+    assert!((names(), everything_in(&place.space())) == before, "something was changed");
     drop(holder);
 }
 
@@ -436,6 +444,67 @@ fn a_dev_shm_that_is_not_in_memory_is_told() {
     report.expect("/dev/shm", "unusable", "not tmpfs");
     report.expect_success();
     drop(place);
+}
+
+/// A file system in user space with an empty directory that refuses everything, on the mount point `arguments[0]`.
+fn fuse(arguments: &[String]) {
+    let none = None::<&str>;
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse").and_then(|device| {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        let options = format!("fd={},rootmode=40755,user_id=0,group_id=0", device.as_raw_fd());
+        mount(Some("test"), arguments[0].as_str(), Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;
+        Ok(device)
+    });
+    let mut device = match device {
+        Ok(device) => device,
+        Err(e) => return support::say(format!("cannot: {e}")),
+    };
+    support::say(format!("ready {}", gettid()));
+    let mut request = vec![0; 1 << 17];
+    while let Ok(count) = device.read(&mut request) {
+        assert!(count >= 40, "shorter than its head");
+        let (operation, id) = (&request[4..8], &request[8..16]);
+        // The answer to each operation: how long it is, and what is not 0 in it.
+        let answer: Result<(usize, &[(usize, u32)]), Errno> = match u32::from_ne_bytes(operation.try_into().unwrap()) {
+            // GETATTR: a directory, in the attributes' mode.
+            3 => Ok((104, &[(16 + 60, 0o40755), (16 + 64, 2)])),
+            // STATFS, INIT (version 7.31, with room for writes), OPENDIR, RELEASEDIR.
+            17 => Ok((80, &[])),
+            26 => Ok((64, &[(0, 7), (4, 31), (20, 4096)])),
+            27 => Ok((16, &[])),
+            29 => Ok((0, &[])),
+            // LOOKUP.
+            1 => Err(Errno::ENOENT),
+            // FORGET has no answer.
+            2 => continue,
+            _ => Err(Errno::EPERM),
+        };
+        let (len, fields) = answer.unwrap_or((0, &[]));
+        let mut reply = vec![0; 16 + len];
+        reply[..4].copy_from_slice(&(16 + len as u32).to_ne_bytes());
+        reply[4..8].copy_from_slice(&answer.err().map_or(0, |errno| -(errno as i32)).to_ne_bytes());
+        reply[8..16].copy_from_slice(id);
+        for (at, value) in fields {
+            reply[16 + at..20 + at].copy_from_slice(&value.to_ne_bytes());
+        }
+        // An answer to who has gone away meanwhile.
+        let _ = device.write(&reply);
+    }
+}
+
+#[test]
+fn a_file_system_in_user_space_is_refused_by_name() {
+    let place = Place::new();
+    let server = start("fuse", &[place.root.path().to_str().unwrap()]);
+    let heard = server.hear();
+    let Some(thread) = heard.strip_prefix("ready ") else { skip!("no file system in user space: {heard}") };
+    let mut command = dying_with_us(Command::new("nsenter"));
+    command.arg(format!("--mount=/proc/{}/task/{thread}/ns/mnt", server.pid()));
+    let report = Report::of(&output(command.arg(TOOL).args(["doctor", "--json", "--path"]).arg(place.space())));
+    report.expect("file system", "unusable", "FUSE");
+    report.expect_failure("file system");
+    Report::new(&place).expect("file system", "ok", "");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

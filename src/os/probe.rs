@@ -99,8 +99,6 @@ pub(crate) struct Scratch {
     directories: [File; 2],
     pub(crate) renamed: Tried,
     pub(crate) allocated: Tried,
-    pub(crate) file_system: io::Result<u64>,
-    pub(crate) network: io::Result<Option<&'static str>>,
 }
 
 /// Names that are removed on every way out.
@@ -147,8 +145,7 @@ impl Scratch {
             posix_fallocate(&one, 0, PAGE as libc::off_t)?;
             expect(one.metadata()?.blocks() > 0, "it says so and allocates nothing")
         });
-        let (file_system, network) = (file::type_of(&one), file::network_file_system(&one));
-        Ok(Self { one, two, presence, directories, renamed, allocated, file_system, network })
+        Ok(Self { one, two, presence, directories, renamed, allocated })
     }
 
     fn presence(path: &Path) -> Result<Presence, Tried> {

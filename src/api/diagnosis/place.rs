@@ -28,11 +28,7 @@ fn name_of(kind: u64) -> String {
 }
 
 pub(super) fn findings(place: &Place, options: &Options) -> Vec<Finding> {
-    let mut drafts = vec![directory(place)];
-    if let Some(draft) = file_system(place) {
-        drafts.push(draft);
-    }
-    drafts.push(room(place, options));
+    let mut drafts = vec![directory(place), file_system(place), room(place, options)];
     let scratch = place.scratch.as_ref();
     let on_file =
         |tried: Option<&Tried>| tried.cloned().unwrap_or_else(|| Tried::Untried("no file can be made".into()));
@@ -76,30 +72,22 @@ fn directory(place: &Place) -> Draft {
     .advice(ELSEWHERE)
 }
 
-/// `None` if there is no file to ask; then the directory is the finding.
-fn file_system(place: &Place) -> Option<Draft> {
-    let scratch = place.scratch.as_ref().ok()?;
-    let draft = match (&scratch.network, &scratch.file_system) {
-        (Ok(Some(name)), _) => {
-            let seen = format!(
-                "{} lies on {name}, where processes of other machines could not be seen",
-                place.nearest.display()
-            );
+fn file_system(place: &Place) -> Draft {
+    let path = place.nearest.display();
+    let draft = match probe::file_system(&place.nearest) {
+        Ok((_, Some(name))) => {
+            let seen = format!("{path} lies on {name}, where processes of other machines could not be seen");
             found(Where, "file system", Verdict::Unusable, seen)
         }
-        (Ok(None), Ok(TMPFS)) => {
-            found(Where, "file system", Verdict::Ok, format!("{} is on tmpfs", place.nearest.display()))
-        }
-        (Ok(None), Ok(kind)) => {
-            let seen = format!("{} is on {}, which is local", place.nearest.display(), name_of(*kind));
+        Ok((TMPFS, None)) => found(Where, "file system", Verdict::Ok, format!("{path} is on tmpfs")),
+        Ok((kind, None)) => {
+            let seen = format!("{path} is on {}, which is none of a network that is known", name_of(kind));
             found(Where, "file system", Verdict::Ok, seen)
                 .follows("locks cost the same as in memory; the kernel writes the segment to the disk now and then")
         }
-        (Err(e), _) | (_, Err(e)) => {
-            found(Where, "file system", Verdict::Unknown, format!("it cannot be asked: {}", why(e)))
-        }
+        Err(e) => found(Where, "file system", Verdict::Unknown, format!("{path} cannot be asked: {}", why(&e))),
     };
-    Some(draft.need(Need::Essential, "no space can be used there").advice(ELSEWHERE))
+    draft.need(Need::Essential, "no space can be used there").advice(ELSEWHERE)
 }
 
 fn room(place: &Place, options: &Options) -> Draft {

@@ -103,6 +103,12 @@ pub(crate) fn membarrier() -> Tried {
     Errno::result(called).map_or_else(Tried::from, |_| Tried::Works)
 }
 
+/// The magic number of the file system at `path`, and its name if it is a network's.
+pub(crate) fn file_system(path: &Path) -> io::Result<(u64, Option<&'static str>)> {
+    let directory = file::open_directory(path)?;
+    Ok((file::type_of(&directory)?, file::network_file_system(&directory)?))
+}
+
 /// Room in the file system of `path`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
