@@ -241,9 +241,7 @@ impl LockWords {
         }
     }
 
-    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` was taken over or the word was damaged.
-    /// To be called once for each acquisition: after that another thread of the process may have the lock, with a word that looks like
-    /// a damaged `mine`.
+    /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before.
     #[inline(always)]
     pub(crate) fn release(
         &self,
@@ -258,17 +256,18 @@ impl LockWords {
                 self.wake_sleepers(freed, wake);
                 Ok(freed)
             }
-            Err(now) => {
-                self.undo_flip(mine, OwnerWord(now), wake);
-                Err(OwnerWord(now))
-            }
+            Err(now) => Err(OwnerWord(now)),
         }
     }
 
-    /// The release of an acquisition whose word is not what it was. If that is one flipped bit, nobody else can have had the lock,
-    /// for no flipped bit makes a word free; and nobody else would ever free it.
+    /// Frees a lock whose word is one flipped bit beside `mine`. Nobody else can have had it, for no flipped bit makes a word free; and
+    /// nobody else would ever free it.
+    ///
+    /// Only for the participant that holds `mine` and has never tried to end it before: after that another of its threads may have
+    /// the lock, with a word that looks like a damaged `mine`.
     #[cold]
-    fn undo_flip(&self, mine: OwnerWord, found: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+    pub(crate) fn undo_flip(&self, mine: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+        let found = self.look();
         // Relaxed: ours is not there any more if we were taken for dead and the lock was acquired since, be it by a thread of ours
         // again; whoever took over stored its own epoch here.
         let is_ours = self.thread.load(Relaxed) as u32 == mine.epoch() as u32;
