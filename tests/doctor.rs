@@ -412,6 +412,25 @@ fn a_tiny_dev_shm_has_no_room() {
 }
 
 #[test]
+fn a_login_manager_that_clears_up_after_users_is_named() {
+    let place = Place::new();
+    let systemd = "mount -t tmpfs none /run && mkdir -p /run/systemd/system";
+    or_skip!(can_have(OWN_MOUNTS, systemd, &place));
+    // Spaces without a path, of a user with a session; and what its administrator may say about it.
+    let as_user = |said: &str, user: &str| {
+        let say =
+            format!("mkdir -p /run/systemd/logind.conf.d && echo '{said}' > /run/systemd/logind.conf.d/99-zz.conf");
+        let script = format!("{systemd} && {say} && exec setpriv --reuid {user} --clear-groups \"$2\" doctor --json");
+        Report::of(&output(&mut in_own_mounts(&script, &place)))
+    };
+    let clears = as_user("RemoveIPC=yes", "54321");
+    clears.expect("logout", "unusable", "removes what a user has there");
+    assert!(clears.all["summary"].as_str().unwrap().contains("logout"), "{}", clears.all["summary"]);
+    as_user("RemoveIPC=no", "54321").expect("logout", "ok", "RemoveIPC=no");
+    as_user("RemoveIPC=yes", "0").expect("logout", "ok", "leaves alone");
+}
+
+#[test]
 fn a_full_file_system_cannot_allocate() {
     let place = Place::new();
     let full =

@@ -5,6 +5,7 @@
 //! which looks at itself in this way notices nothing.
 
 mod kernel;
+mod logind;
 
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -31,6 +32,7 @@ use super::futex::{self, Woken};
 use super::map::{Mapping, Table};
 
 pub(crate) use kernel::*;
+pub(crate) use logind::{AtLogout, at_logout};
 
 /// What came of trying something.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Area::Place as Where, Draft, Finding, Need, Place, Verdict, found, of, why};
-use crate::os::probe::{self, Room, Tried};
+use crate::os::probe::{self, AtLogout, Room, Tried};
 use crate::segment::open::Options;
 
 const ELSEWHERE: &str = "name another directory: Space::builder(..).root(..)";
@@ -45,8 +45,9 @@ pub(super) fn findings(place: &Place, options: &Options) -> Vec<Finding> {
         on_file(scratch.ok().map(|scratch| &scratch.renamed)),
         "a file takes a name only if nobody has it (renameat2, RENAME_NOREPLACE)",
     ));
-    if !place.root.starts_with(SHM) {
-        drafts.push(shm());
+    match place.root.starts_with(SHM) {
+        true => drafts.push(logout()),
+        false => drafts.push(shm()),
     }
     drafts.into_iter().map(|draft| draft.0).collect()
 }
@@ -125,6 +126,22 @@ fn shm() -> Draft {
         Err(e) => found(Where, SHM, Verdict::Missing, format!("it cannot be opened: {}", why(&e)))
             .follows("spaces without a path cannot be opened; this one has a path"),
     }
+}
+
+/// Whether somebody clears the directory of spaces behind their back.
+fn logout() -> Draft {
+    let (verdict, seen) = match probe::at_logout() {
+        AtLogout::NoSystemd => (Verdict::Ok, "no systemd runs here, whose logind would remove what a user has there"),
+        AtLogout::SystemUser => (Verdict::Ok, "systemd-logind leaves alone what root and system users have there"),
+        AtLogout::Kept => (Verdict::Ok, "systemd-logind is told to remove nothing (RemoveIPC=no)"),
+        AtLogout::Removed => (Verdict::Unusable, "systemd-logind removes what a user has there (RemoveIPC=yes)"),
+        AtLogout::Unsaid => {
+            (Verdict::Unusable, "systemd-logind may remove what a user has there (RemoveIPC= is not set)")
+        }
+    };
+    found(Where, "logout", verdict, seen)
+        .need(Need::Helpful, "when this user's last session ends, its spaces are gone, also for jobs that go on: others may be let in beside them")
+        .advice("for what runs without a session name another directory, Space::builder(..).root(..), or set RemoveIPC=no")
 }
 
 fn sizes(room: &Room) -> String {
