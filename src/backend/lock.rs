@@ -23,13 +23,11 @@ use crate::{Error, Result};
 pub(crate) struct Acquisition {
     word: OwnerWord,
     entry: u32,
-    /// Of the participant that acquired it. A forked child that inherited it may have its slot one day.
-    incarnation: u32,
 }
 
 impl Acquisition {
     /// Instead of one that was ended: it is nobody's, so ending it does nothing.
-    pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, entry: 0, incarnation: 0 };
+    pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, entry: 0 };
 }
 
 /// An acquisition that took its time, and what it found out.
@@ -119,8 +117,7 @@ impl SharedLock {
     /// [`acquire`](Self::acquire) does; `Err(None)`: not acquired.
     #[inline(always)]
     pub(crate) fn acquire_fast(&self, thread: u32) -> std::result::Result<Acquisition, Option<Acquisition>> {
-        let me = self.me.get();
-        let code = me as u16;
+        let code = self.slot_code();
         if code == 0 {
             return Err(None);
         }
@@ -128,7 +125,7 @@ impl SharedLock {
         let guess = OwnerWord(self.guess.load(Relaxed));
         match self.entry(place.entry).lock.try_acquire(Slot::own(code), thread, guess) {
             Ok(word) => {
-                let acquisition = Acquisition { word, entry: place.entry, incarnation: (me >> 32) as u32 };
+                let acquisition = Acquisition { word, entry: place.entry };
                 if word.is_abandoned() || !self.is_ours(place) {
                     return Err(Some(acquisition));
                 }
@@ -197,7 +194,7 @@ impl SharedLock {
                     self.put_back(entry, acquired);
                     return Err(space.segment.overwritten());
                 }
-                Ok(acquired) => return Ok(self.welcome(entry, place, incarnation, acquired)),
+                Ok(acquired) => return Ok(self.welcome(entry, place, acquired)),
                 Err(Failure::Refused(Refusal::TimedOut)) if moved => {
                     let waited = Monotonic::now().since(started);
                     return Err(Error::TimedOut { name: self.name.clone(), holder: None, waited });
@@ -210,7 +207,7 @@ impl SharedLock {
     }
 
     /// Stamps an acquisition and finds out what its owner has to be told.
-    fn welcome(&self, entry: &Entry, place: Place, incarnation: u32, acquired: Acquired<Obituary>) -> Waited {
+    fn welcome(&self, entry: &Entry, place: Place, acquired: Acquired<Obituary>) -> Waited {
         let word = acquired.word;
         entry.since.store(stamp::new(word, Monotonic::now(), true), Relaxed);
         let abandoned = word.is_abandoned().then(|| {
@@ -231,7 +228,7 @@ impl SharedLock {
             };
             Box::new(Abandonment { told: Abandoned { token, pid, command }, slot })
         });
-        Waited { acquisition: Acquisition { word, entry: place.entry, incarnation }, abandoned }
+        Waited { acquisition: Acquisition { word, entry: place.entry }, abandoned }
     }
 
     #[inline(always)]
@@ -264,7 +261,8 @@ impl SharedLock {
     /// The word is not what it was: whoever took it over goes on, and if nobody did, its damage is undone.
     #[cold]
     fn release_refused(&self, acquisition: Acquisition) -> bool {
-        if (self.me.get() >> 32) as u32 == acquisition.incarnation {
+        // A forked child may have its parent's slot one day, and a guard of the parent's with it.
+        if !self.space.was_inherited() {
             self.entry(acquisition.entry).lock.undo_flip(acquisition.word, wake_one);
         }
         false

@@ -1,7 +1,7 @@
 //! Locks in a mapped segment: owner words, a futex to wait on, and the oracle for the dead.
 
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use std::cell::{Cell, RefCell};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -71,6 +71,8 @@ pub(crate) struct SharedSpace {
     membership: Mutex<Option<Membership>>,
     /// Only touched under [`SPACES`].
     lifeline: Mutex<Option<KeptFile>>,
+    /// A parent was in the space, and forked us: there may be guards of its.
+    inherited: AtomicBool,
     /// Of us, what judging others needs; a child may live in other namespaces.
     namespaces: [AtomicU64; 3],
     /// By slot: low half of the incarnation (high half) and when it was last judged alive (milliseconds, low half).
@@ -113,6 +115,7 @@ impl SharedSpace {
                     me,
                     membership: Mutex::new(None),
                     lifeline: Mutex::new(None),
+                    inherited: AtomicBool::new(false),
                     namespaces: Default::default(),
                     judged,
                     check_interval,
@@ -132,6 +135,7 @@ impl SharedSpace {
         let mut membership = self.membership.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(parents) = membership.take() {
             parents.forget();
+            self.inherited.store(true, Relaxed);
         }
         // A copy of a parent's: whoever takes part itself does not carry on for it.
         *self.lifeline.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -161,6 +165,10 @@ impl SharedSpace {
 
     fn slot_code(&self) -> u16 {
         self.me.get() as u16
+    }
+
+    pub(super) fn was_inherited(&self) -> bool {
+        self.inherited.load(Relaxed)
     }
 
     /// Lets whatever `command` starts carry on for this process, should it die.
