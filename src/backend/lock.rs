@@ -249,21 +249,26 @@ impl SharedLock {
         if self.slot_code() != acquisition.word.slot_code() {
             return false;
         }
-        match self.entry(acquisition.entry).lock.release(acquisition.word, wake_one) {
+        let entry = self.entry(acquisition.entry);
+        match entry.lock.release(acquisition.word, wake_one) {
             Ok(freed) => {
                 self.guess.store(freed.0, Relaxed);
                 true
             }
-            Err(_) => self.release_refused(acquisition),
+            Err(_) => self.release_refused(entry, acquisition.word.release()),
         }
     }
 
     /// The word is not what it was: whoever took it over goes on, and if nobody did, its damage is undone.
+    ///
+    /// By the free word that was to be left, which the fast path has at hand anyway: to keep the other one costs a tenth of the lock.
     #[cold]
-    fn release_refused(&self, acquisition: Acquisition) -> bool {
+    fn release_refused(&self, entry: &Entry, freed: OwnerWord) -> bool {
         // A forked child may have its parent's slot one day, and a guard of the parent's with it.
-        if !self.space.was_inherited() {
-            self.entry(acquisition.entry).lock.undo_flip(acquisition.word, wake_one);
+        if let Some(me) = Slot::from_code(self.slot_code())
+            && !self.space.was_inherited()
+        {
+            entry.lock.undo_flip(me, freed, wake_one);
         }
         false
     }

@@ -260,23 +260,23 @@ impl LockWords {
         }
     }
 
-    /// Frees a lock whose word is one flipped bit beside `mine`. Nobody else can have had it, for no flipped bit makes a word free; and
-    /// nobody else would ever free it.
+    /// Frees a lock whose word is one flipped bit beside that of my acquisition which was to leave `freed`. Nobody else can have had
+    /// the lock, for no flipped bit makes a word free; and nobody else would ever free it.
     ///
-    /// Only for the participant that holds `mine` and has never tried to end it before: after that another of its threads may have
-    /// the lock, with a word that looks like a damaged `mine`.
+    /// Only for the participant that holds it and has never tried to end this acquisition before: after that another of its threads may
+    /// have the lock, with a word that looks like a damaged one.
     #[cold]
-    pub(crate) fn undo_flip(&self, mine: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+    pub(crate) fn undo_flip(&self, me: Slot, freed: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
         let found = self.look();
         // Relaxed: ours is not there any more if we were taken for dead and the lock was acquired since, be it by a thread of ours
         // again; whoever took over stored its own epoch here.
-        let is_ours = self.thread.load(Relaxed) as u32 == mine.epoch() as u32;
-        if !is_ours || !found.is_one_flip_from(mine) {
+        let is_ours = self.thread.load(Relaxed) as u32 == freed.epoch() as u32;
+        if !is_ours || !found.is_nearly(freed.before_release(me)) {
             return;
         }
         // HELD, damaged => FREE, with the epoch it was acquired with. Orderings as in `release`.
-        if self.owner.compare_exchange(found.0, mine.release().0, SeqCst, Relaxed).is_ok() {
-            self.wake_sleepers(mine.release(), wake);
+        if self.owner.compare_exchange(found.0, freed.0, SeqCst, Relaxed).is_ok() {
+            self.wake_sleepers(freed, wake);
         }
     }
 

@@ -181,9 +181,17 @@ impl OwnerWord {
         Self((epoch << EPOCH_SHIFT) | (self.0 & SLOT_MASK))
     }
 
-    /// Whether this is what one flipped bit makes of `held`, an acquisition that nobody may take from the living.
-    pub(crate) fn is_one_flip_from(self, held: Self) -> bool {
-        held.0 & LEASED == 0 && (self.0 ^ held.0).is_power_of_two()
+    /// FREE => the word that `me` held before it released, without its flags.
+    pub(crate) fn before_release(self, me: Slot) -> Self {
+        debug_assert!(self.is_free() && self.0 & FLAGS_MASK == 0);
+        Self(self.0 | (me.code() as u64) << SLOT_SHIFT)
+    }
+
+    /// Whether this is `held`, abandoned or not, but for one flipped bit at most. Not for an acquisition with a lease, which somebody
+    /// else may have by now.
+    pub(crate) fn is_nearly(self, held: Self) -> bool {
+        let held = held.0 & !FLAGS_MASK;
+        [held, held | ABANDONED].iter().any(|held| (self.0 ^ held).count_ones() <= 1)
     }
 
     /// HELD => FREE, by the owner: the mark goes.
@@ -313,16 +321,25 @@ mod tests {
     fn one_flip_is_told_from_every_other_word() {
         let me = Slot::new(4711).unwrap();
         let Step::To(held) = free(0x1234_5678_9ABC).acquire(me) else { panic!() };
-        for bit in 0..64 {
-            let flipped = OwnerWord(held.0 ^ 1 << bit);
-            assert!(flipped.is_one_flip_from(held) && !flipped.is_free(), "bit {bit}");
-            assert!(!OwnerWord(flipped.0 ^ 1 << ((bit + 1) % 64)).is_one_flip_from(held), "bit {bit} and the next");
+        assert_eq!(held.release().before_release(me), held);
+        for held in [held, OwnerWord(held.0 | ABANDONED)] {
+            assert!(held.is_nearly(held));
+            for bit in 0..64 {
+                let flipped = OwnerWord(held.0 ^ 1 << bit);
+                assert!(flipped.is_nearly(held) && !flipped.is_free(), "bit {bit}");
+                // Flags aside, which may be either way.
+                let second = 2 + (bit + 1) % 62;
+                assert!(
+                    bit < 2 || bit == second || !OwnerWord(flipped.0 ^ 1 << second).is_nearly(held),
+                    "{bit}, {second}"
+                );
+            }
         }
-        assert!(!held.is_one_flip_from(held));
-        assert!(
-            !OwnerWord(held.0 | LEASED | ABANDONED).is_one_flip_from(OwnerWord(held.0 | LEASED)),
-            "it may be taken"
-        );
+        for other in [held.release(), held.abandon(), OwnerWord(held.0 + 3 * ONE_EPOCH)] {
+            assert!(!other.is_nearly(held), "{other:?}");
+        }
+        let Step::To(taken) = held.take_over(Slot::new(1).unwrap()) else { panic!() };
+        assert!(!taken.is_nearly(held));
     }
 
     #[test]
