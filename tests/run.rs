@@ -431,3 +431,101 @@ fn waiting_ends_by_a_signal_as_flocks_does_and_leaves_nothing() {
     assert_eq!((space.usage().waiting, space.usage().participants), (0, 2));
     drop(holder);
 }
+
+#[test]
+fn an_end_by_a_signal_without_a_name_is_an_end_like_others() {
+    let place = Place::new();
+    let output = place.output("run", &["a", "--", "bash", "-c", "kill -35 $$"]);
+    if output.status.code() == Some(127) {
+        skip!("bash is not installed");
+    }
+    assert_eq!((output.status.code(), stderr(&output)), (Some(163), String::new()));
+    let next = place.output("run", &["a", "--", "sh", "-c", "echo ${HOSTLOCK_ABANDONED:+told}"]);
+    assert_eq!(stdout(&next), "told\n");
+    // A child that hostlock was given, and that is not COMMAND, ends so: nothing follows from it.
+    let script = format!(
+        "sleep 60 & victim=$!; (sleep 0.3; kill -35 $victim) & exec {} run --path {} a -- sh -c 'sleep 0.8; echo whole'",
+        env!("CARGO_BIN_EXE_hostlock"),
+        place.space().display()
+    );
+    let whole = support::tool::output(dying_with_us(Command::new("bash")).args(["-c", &script]));
+    assert_eq!((whole.status.code(), stdout(&whole)), (Some(0), "whole\n".into()));
+}
+
+#[test]
+fn a_command_that_cannot_be_started_does_not_eat_the_news_of_a_death() {
+    let place = Place::new();
+    let mut dead = place.start_script(&[], "a", "exec sleep 600");
+    dead.kill();
+    assert_eq!(place.output("run", &["a", "--", "./nonexistent"]).status.code(), Some(127));
+    let next = place.output("run", &["a", "--", "sh", "-c", "echo ${HOSTLOCK_ABANDONED:+told}"]);
+    assert_eq!(stdout(&next), "told\n");
+}
+
+#[test]
+fn an_alarm_that_was_set_before_reaches_the_command() {
+    let place = Place::new();
+    let mut command = place.command("run", &["a", "--", "sleep", "60"]);
+    // SAFETY: `alarm` is async-signal-safe; the alarm survives the exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::alarm::set(1);
+            Ok(())
+        })
+    };
+    assert_eq!(output(&mut command).status.signal(), Some(Signal::SIGALRM as i32));
+}
+
+#[test]
+fn a_broken_pipe_that_is_ignored_stays_ignored() {
+    let place = Place::new();
+    for (trap, ignored) in [("", false), ("trap '' PIPE; ", true)] {
+        let script = format!(
+            "{trap}exec {} run --path {} a -- grep SigIgn /proc/self/status",
+            env!("CARGO_BIN_EXE_hostlock"),
+            place.space().display()
+        );
+        let output = output(dying_with_us(Command::new("sh")).args(["-c", &script]));
+        let mask = u64::from_str_radix(stdout(&output).trim().rsplit('\t').next().unwrap(), 16).unwrap();
+        assert_eq!(mask & 1 << (Signal::SIGPIPE as i32 - 1) != 0, ignored, "{trap}");
+    }
+}
+
+#[test]
+fn too_few_descriptors_is_71_and_a_time_too_long_to_count_is_for_ever() {
+    let place = Place::new();
+    assert!(place.output("run", &["a", "--", "true"]).status.success());
+    let limited = |limit: u32| {
+        let script = format!(
+            "ulimit -n {limit}; exec {} run --path {} a -- true",
+            env!("CARGO_BIN_EXE_hostlock"),
+            place.space().display()
+        );
+        // Without what this test has open itself.
+        let closed = format!(
+            "for fd in /proc/self/fd/*; do fd=${{fd##*/}}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; done; {script}"
+        );
+        output(dying_with_us(Command::new("bash")).args(["-c", &closed]))
+    };
+    let codes: Vec<_> = (3..14).map(|limit| limited(limit).status.code().unwrap()).collect();
+    assert!(codes.iter().all(|code| [0, 69, 71, 127].contains(code)), "{codes:?}");
+    assert!(codes.contains(&71) && codes.contains(&0), "{codes:?}");
+    for long in ["1e300", "18446744073709551615", "999999999999s"] {
+        assert_eq!(place.output("run", &["-w", long, "a", "--", "true"]).status.code(), Some(0), "{long}");
+    }
+}
+
+#[test]
+fn a_command_that_begins_a_pid_namespace_is_run() {
+    if !nix::unistd::geteuid().is_root() {
+        skip!("a PID namespace needs root");
+    }
+    let place = Place::new();
+    let mut command = dying_with_us(Command::new("unshare"));
+    command
+        .args(["-p", env!("CARGO_BIN_EXE_hostlock"), "run", "--path"])
+        .arg(place.space())
+        .args(["a", "--", "echo", "ran"]);
+    let output = output(&mut command);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), "ran\n".into()), "{}", stderr(&output));
+}

@@ -23,9 +23,17 @@ struct Terminal {
     asked: usize,
 }
 
+/// Whose other end nobody inherits: it would never hang up.
+fn pseudo_terminal() -> nix::pty::OpenptyResult {
+    let pty = nix::pty::openpty(None, None).expect("a pseudo-terminal");
+    nix::fcntl::fcntl(&pty.master, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
+        .expect("a descriptor");
+    pty
+}
+
 impl Terminal {
     fn new() -> Self {
-        let pty = nix::pty::openpty(None, None).expect("a pseudo-terminal");
+        let pty = pseudo_terminal();
         let mut shell = Command::new("bash");
         shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "").env("TERM", "dumb");
         shell.stdin(pty.slave.try_clone().unwrap()).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
@@ -207,6 +215,45 @@ fn reading_from_the_background_stops_both() {
             terminal.sees("Stopped")
         });
     }
+}
+
+#[test]
+fn ctrl_c_reaches_a_command_that_left_the_foreground_group() {
+    if let Some(program) = missing() {
+        skip!("{program} is not installed");
+    }
+    let place = Place::new();
+    let [(_, prefix), _] = both(&place);
+    let (mut terminal, ready) = (Terminal::new(), ready(&place));
+    // `timeout` makes a group of its own.
+    terminal.type_in(&format!("{prefix} timeout 600 sh -c 'touch {}; exec sleep 600'\n", ready.display()));
+    wait_for(&ready);
+    terminal.type_in("\x03");
+    assert_ne!(terminal.dollar_question(), "0");
+    assert!(place.output("run", &["-n", "a", "--", "true"]).status.success());
+}
+
+#[test]
+fn a_hang_up_of_a_terminal_that_is_hostlocks_own_reaches_the_command() {
+    let place = Place::new();
+    let file = place.root.path().join("command");
+    let pty = pseudo_terminal();
+    let mut run =
+        place.command("run", &["a", "--", "sh", "-c", &format!("echo $$ > {}; exec sleep 600", file.display())]);
+    run.stdin(pty.slave.try_clone().unwrap()).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
+    // SAFETY: these calls are async-signal-safe and are given valid arguments.
+    unsafe {
+        run.pre_exec(|| {
+            nix::unistd::setsid()?;
+            nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            Ok(())
+        })
+    };
+    let mut run = Background(run.spawn().unwrap());
+    let command = Stray(number_in(&file));
+    drop(pty.master);
+    assert_eq!(dollar_question(run.finish()), 128 + Signal::SIGHUP as i32);
+    wait_until("the command is gone", || !command.is_running());
 }
 
 #[test]

@@ -132,11 +132,12 @@ fn lock(segment: &Segment, me: &Identity, named: Named<'_>, waiters: Vec<WaiterR
     let words = &entry.lock;
     let mut word = words.look();
     let mut state = State::default();
-    // A lock that changes hands all the time is looked at a few times; then what was seen last is good enough.
+    // A lock that changes hands all the time is looked at a few times; then who holds it is anybody's guess.
     for _ in 0..100 {
-        state = State::read(segment, me, entry, word);
+        let read = State::read(segment, me, entry, word);
         let now = words.look();
         if now == word {
+            state = read;
             break;
         }
         word = now;

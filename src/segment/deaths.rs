@@ -1,8 +1,8 @@
 //! The note beside a lock of who died holding it, for the next owner and for people.
 //!
 //! It is written before the lock is given back, by whoever gives it back, and counts only while its epoch is that of the acquisition
-//! which the death ended. Two who write it at once write of the same death, or the epoch tells: a note is never
-//! wrong, only missing.
+//! which the death ended. Two who write it at once write of the same death, or the epoch tells. Only if one of them is stopped
+//! amid it, and somebody else dies meanwhile, the name in it may be wrong for as long: it is for people.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::fence;

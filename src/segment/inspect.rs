@@ -7,7 +7,7 @@ use super::Segment;
 use super::format::{Entry, Meta, load_text};
 #[cfg(feature = "diagnosis")]
 use super::open::Found;
-use super::open::{FILE_NAME, Options, checked_header, unusable_file};
+use super::open::{FILE_NAME, Options, checked_header, unusable_file, unusable_segment};
 use super::waiters::{Sleeper, read};
 use crate::os::file;
 #[cfg(feature = "diagnosis")]
@@ -36,6 +36,9 @@ impl Options {
         let space = self.root_path()?.join(&self.name);
         let path = space.join(FILE_NAME);
         let file = file::open_to_read(&path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound if space.is_dir() => {
+                unusable_segment(&path, "it is not there: it was removed, or the space is just being created")
+            }
             ErrorKind::NotFound => Error::NoSuchSpace { path: space.clone() },
             _ => unusable_file(&path, e),
         })?;

@@ -417,7 +417,7 @@ fn not_a_directory(path: &Path, e: io::Error) -> Error {
     unusable(path, problem)
 }
 
-fn unusable_segment(path: &Path, problem: impl Into<String>) -> Error {
+pub(super) fn unusable_segment(path: &Path, problem: impl Into<String>) -> Error {
     Error::UnusableSegment { path: path.into(), problem: problem.into() }
 }
 
@@ -427,6 +427,7 @@ pub(super) fn unusable_file(path: &Path, e: io::Error) -> Error {
             unusable_segment(path, "it is a symbolic link, and nobody but an attacker puts one there; remove it")
         }
         Ok(meta) if !meta.is_file() => unusable_segment(path, "it is not a regular file; remove it"),
+        Ok(_) if e.kind() != ErrorKind::PermissionDenied => unusable_segment(path, e.to_string()),
         Ok(meta) => unusable_segment(
             path,
             format!(

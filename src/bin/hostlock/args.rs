@@ -140,7 +140,7 @@ How long the lock is held:
   be killed (set-user-ID programs), the next holder may start before COMMAND is gone.
 
 Signals sent to hostlock are passed on to COMMAND; those of the terminal reach it by
-themselves. A NAME that an ancestor of hostlock runs under is not waited for.
+themselves while it stays in the foreground group. A NAME that an ancestor of hostlock runs under is not waited for.
 
 Examples:
   hostlock run backup -- rsync -a /home /backup
@@ -216,7 +216,11 @@ fn one_line(text: &str) -> String {
 fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "a time is seconds with a fraction, or 5s, 300ms".to_string();
     match text.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong()),
+        // One that is too long to count never ends.
+        Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => {
+            Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+        }
+        Ok(_) => Err(wrong()),
         Err(_) => humantime::parse_duration(text).map_err(|_| wrong()),
     }
 }

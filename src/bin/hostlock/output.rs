@@ -18,7 +18,8 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// One line to stderr. Where nobody reads that, nothing can be done about it.
 pub(crate) fn complain(message: &str) {
     let line: String = message.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
-    let _ = writeln!(std::io::stderr(), "hostlock: {line}");
+    // In one piece: others may write to the same log.
+    let _ = std::io::stderr().write_all(format!("hostlock: {line}\n").as_bytes());
 }
 
 /// What the system said, without the number.

@@ -5,12 +5,12 @@
 //! in so many words, and what COMMAND left behind keeps nothing.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use hostlock::{Error, Holder, Mutex, OwnedMutexGuard};
+use hostlock::{Error, Holder, Mutex, OwnedMutexGuard, Space};
+use nix::errno::Errno;
 
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
@@ -55,35 +55,30 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
     };
     guard.stamp();
 
-    let system = |doing: &str, e: std::io::Error| Failure::new(Code::System, format_args!("cannot {doing}: {e}"));
-    let mut signals = Signals::take_over().map_err(|e| system("watch for signals", e))?;
-    let program = &args.command[0];
-    let mut command = Command::new(program);
-    command
-        .args(&args.command[1..])
-        .env(NAME, &args.name)
-        .env(SPACE, args.space.for_command(&space))
-        .env(TOKEN, guard.token().to_string())
-        .env_remove(ABANDONED);
-    if let Some(dead) = guard.abandoned() {
-        // Zero: somebody, but nobody knows who.
-        command.env(ABANDONED, dead.pid.unwrap_or(0).to_string());
-    }
-    if !args.close {
-        space.pass_lifeline(&mut command)?;
-    }
-    let child = signals.start(&mut command).map_err(|e| {
-        let code = match e.kind() {
-            ErrorKind::NotFound => Code::NotFound,
-            ErrorKind::WouldBlock | ErrorKind::OutOfMemory => Code::System,
-            _ => Code::CannotRun,
-        };
-        Failure::new(code, format_args!("{}: {}", program.display(), output::reason(&e)))
-    })?;
-    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
-    space.act_on_behalf_of(child.id(), &name)?;
+    let program = args.command[0].clone();
+    let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
+    let started = start(&args, &space, &guard, &name);
+    let (mut signals, child) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            // COMMAND was not told of a death, so whoever is next still has to be.
+            if guard.abandoned().is_some() {
+                let _ = guard.abandon();
+            }
+            return Err(failure);
+        }
+    };
+    // It is for people who ask who holds the lock.
+    let _ = space.act_on_behalf_of(child.id(), &name);
 
-    let end = signals.wait_for(&child).map_err(|e| system("wait for COMMAND", e))?;
+    let end = match signals.wait_for(&child) {
+        Ok(end) => end,
+        Err(e) => {
+            // COMMAND runs, so nothing may be released: it is for our death to end it, and for what it started to keep the lock.
+            std::mem::forget((guard, mutex, space));
+            return Err(system("wait for COMMAND", &e));
+        }
+    };
     let token = guard.token();
     let released = match end {
         End::Exited(_) => guard.unlock(),
@@ -103,9 +98,44 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
         End::Exited(code) => code,
         End::Killed(by) => {
             signals.follow(by);
-            128 + by as u8
+            128u8.wrapping_add(by as u8)
         }
     })
+}
+
+fn system(doing: &str, e: &std::io::Error) -> Failure {
+    Failure::new(Code::System, format_args!("cannot {doing}: {}", output::reason(e)))
+}
+
+/// Starts COMMAND, with all that it is to know and to inherit.
+fn start(args: &RunArgs, space: &Space, guard: &OwnedMutexGuard, name: &str) -> Result<(Signals, Child), Failure> {
+    let signals = Signals::take_over().map_err(|e| system("watch for signals", &e))?;
+    let program = &args.command[0];
+    let mut command = Command::new(program);
+    command
+        .args(&args.command[1..])
+        .env(NAME, &args.name)
+        .env(SPACE, args.space.for_command(space))
+        .env(TOKEN, guard.token().to_string())
+        .env_remove(ABANDONED);
+    if let Some(dead) = guard.abandoned() {
+        // Zero: somebody, but nobody knows who.
+        command.env(ABANDONED, dead.pid.unwrap_or(0).to_string());
+    }
+    if !args.close {
+        space.pass_lifeline(&mut command)?;
+    }
+    // Before COMMAND can ask for the same lock. Its PID follows.
+    space.act_on_behalf_of(std::process::id(), name)?;
+    let child = signals.start(&mut command).map_err(|e| {
+        let code = match e.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => Code::NotFound,
+            Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Code::System,
+            _ => Code::CannotRun,
+        };
+        Failure::new(code, format_args!("{}: {}", program.display(), output::reason(&e)))
+    })?;
+    Ok((signals, child))
 }
 
 fn acquire(mutex: &Mutex, args: &RunArgs) -> Result<OwnedMutexGuard, Failure> {

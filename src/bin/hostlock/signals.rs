@@ -1,17 +1,21 @@
 //! Signals while COMMAND runs: passing them on, and waiting for its end.
 //!
-//! The terminal sends its signals (Ctrl-C, a hang-up) to every process of the foreground group, COMMAND included. What another
-//! process sends to hostlock alone has to be passed on. Signals that stop a process do what they always do: the terminal stops both.
+//! The terminal sends its signals (Ctrl-C, a hang-up) to every process of the foreground group, COMMAND included if it stayed in it.
+//! Everything else that is sent to hostlock has to be passed on. Signals that stop a process do what they always do: the
+//! terminal stops both.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid, pipe2};
 
 /// What is passed on. Not the signals of a process's own mistakes, nor those that stop it.
 const PASSED_ON: &[Signal] = &[
@@ -44,8 +48,23 @@ pub(crate) struct Signals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Exited(u8),
-    Killed(Signal),
+    /// By the signal of that number; real-time signals have no name.
+    Killed(i32),
 }
+
+/// Whether whoever started us ignores broken pipes. Rust's runtime does from `main` on, whatever it was before.
+static PIPES_IGNORED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_pipes() {
+    PIPES_IGNORED.store(is_ignored(Signal::SIGPIPE).unwrap_or(false), Relaxed);
+}
+
+// SAFETY: the loader calls what stands in this section, with arguments that may be left alone, before `main`. The function needs
+// nothing of Rust's runtime.
+#[allow(unsafe_code)]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = note_pipes;
 
 impl Signals {
     /// Takes over from the default actions. A signal that is ignored (`nohup`) stays so.
@@ -70,12 +89,22 @@ impl Signals {
     #[allow(unsafe_code)]
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Child> {
         use std::os::unix::process::CommandExt;
-        let (before, me) = (self.before, nix::unistd::getpid());
+        let (before, pipes_ignored) = (self.before, PIPES_IGNORED.load(Relaxed));
+        // Hangs up when we die. (A parent's PID says nothing where COMMAND begins a PID namespace.)
+        let (alive, ours) = pipe2(OFlag::O_CLOEXEC)?;
+        let copy = ours.as_raw_fd();
         let prepare = move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // We may have been killed before that.
-            if getppid() != me {
+            // SAFETY: in the child, whose copy this is; nothing there uses it.
+            unsafe { libc::close(copy) };
+            let mut polled = [PollFd::new(alive.as_fd(), PollFlags::empty())];
+            if poll(&mut polled, PollTimeout::ZERO)? != 0 {
                 return Err(Errno::ESRCH.into());
+            }
+            if pipes_ignored {
+                // SAFETY: no handler is set.
+                unsafe { signal::signal(Signal::SIGPIPE, SigHandler::SigIgn)? };
             }
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
             Ok(())
@@ -83,7 +112,9 @@ impl Signals {
         // SAFETY: it only makes system calls that are async-signal-safe, and allocates nothing.
         unsafe { command.pre_exec(prepare) };
         // From the thread that stays: the death signal is sent when the thread that forked ends.
-        command.spawn()
+        let child = command.spawn();
+        drop(ours);
+        child
     }
 
     /// Waits until `child` has ended, passing signals on to it.
@@ -108,8 +139,8 @@ impl Signals {
 
     fn receive(&mut self, signal: Signal, info: &siginfo, child: Pid) {
         self.received.add(signal);
-        // Above zero: from the kernel, which sent it to COMMAND as well. COMMAND's own went where it wanted them (`kill 0`).
-        if info.ssi_code <= 0 && info.ssi_pid != child.as_raw() as u32 {
+        // COMMAND's own went where it wanted them (`kill 0`).
+        if !reaches_by_itself(signal, info, child) && info.ssi_pid != child.as_raw() as u32 {
             // It fails only if it has ended; then that is the next signal.
             let _ = kill(child, signal);
         }
@@ -117,7 +148,8 @@ impl Signals {
 
     /// Ends this process as COMMAND did, if it ended of a signal that was sent here as well: whoever sent it, a shell above all, goes
     /// by that. Otherwise returns.
-    pub(crate) fn follow(&self, killed_by: Signal) {
+    pub(crate) fn follow(&self, killed_by: i32) {
+        let Ok(killed_by) = Signal::try_from(killed_by) else { return };
         if self.received.contains(killed_by) {
             // The core, if any, was COMMAND's to leave.
             let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
@@ -129,18 +161,36 @@ impl Signals {
     }
 }
 
+/// Whether the terminal sent the signal, and to COMMAND as well: to the whole foreground group, to which COMMAND still belongs. At a
+/// hang-up the leader of the session is told alone. (A timer that was set before hostlock began is the kernel's, too, and nobody else's.)
+fn reaches_by_itself(signal: Signal, info: &siginfo, child: Pid) -> bool {
+    let by_kernel = info.ssi_code > 0;
+    let to_group = match signal {
+        Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH | Signal::SIGCONT => true,
+        Signal::SIGHUP => getsid(None) != Ok(getpid()),
+        _ => false,
+    };
+    by_kernel && to_group && getpgid(Some(child)) == Ok(getpgrp())
+}
+
 /// Collects whatever ended; how `child` did, if it is among that. (As the first process of a container we are given orphans.)
 fn reap(child: Pid) -> io::Result<Option<End>> {
     loop {
-        let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::EINTR) => continue,
-            status => status?,
-        };
-        match status {
-            WaitStatus::Exited(pid, code) if pid == child => return Ok(Some(End::Exited(code as u8))),
-            WaitStatus::Signaled(pid, by, _) if pid == child => return Ok(Some(End::Killed(by))),
-            WaitStatus::StillAlive => return Ok(None),
-            _ => {}
+        let mut status = 0;
+        // nix knows no ends by real-time signals.
+        #[allow(unsafe_code)]
+        // SAFETY: the pointer is valid for the call.
+        let ended = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        match Errno::result(ended) {
+            Ok(0) => return Ok(None),
+            Ok(pid) if pid == child.as_raw() && libc::WIFEXITED(status) => {
+                return Ok(Some(End::Exited(libc::WEXITSTATUS(status) as u8)));
+            }
+            Ok(pid) if pid == child.as_raw() && libc::WIFSIGNALED(status) => {
+                return Ok(Some(End::Killed(libc::WTERMSIG(status))));
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -46,7 +46,10 @@ fn since(held: Held) -> Option<(SystemTime, bool)> {
         Held::AtLeast(span) => (span, false),
         _ => return None,
     };
-    Some((SystemTime::now().checked_sub(span)?, exact))
+    let time = SystemTime::now().checked_sub(span)?;
+    // On a clock that was never set it may seem to be before all time.
+    time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some((time, exact))
 }
 
 fn timestamp(time: SystemTime) -> String {
@@ -58,7 +61,9 @@ fn cell(text: &str) -> String {
     if text.is_empty() {
         return "-".into();
     }
-    let awkward = |c: char| c.is_whitespace() || c.is_control() || c == '\\';
+    // Also what has no width, or turns the line's direction.
+    let unseen = |c| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let awkward = |c: char| c.is_whitespace() || c.is_control() || c == '\\' || unseen(c);
     text.chars().map(|c| if awkward(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
