@@ -50,12 +50,13 @@ fn configured(root: &Path) -> AtLogout {
     }
     fragments.sort_by(|one, other| one.file_name().cmp(&other.file_name()));
     let texts = main.into_iter().chain(fragments).filter_map(|path| fs::read_to_string(path).ok());
-    texts.filter_map(|text| said_in(&text)).last().unwrap_or(AtLogout::Unsaid)
+    texts.filter_map(|text| said_in(&text)).next_back().unwrap_or(AtLogout::Unsaid)
 }
 
 fn said_in(text: &str) -> Option<AtLogout> {
-    let values = text.lines().filter_map(|line| line.trim().strip_prefix("RemoveIPC")?.trim_start().strip_prefix('='));
-    values.last().map(|value| match value.trim().to_lowercase().as_str() {
+    let mut values =
+        text.lines().filter_map(|line| line.trim().strip_prefix("RemoveIPC")?.trim_start().strip_prefix('='));
+    values.next_back().map(|value| match value.trim().to_lowercase().as_str() {
         "no" | "false" | "off" | "n" | "f" | "0" => AtLogout::Kept,
         "" => AtLogout::Unsaid,
         _ => AtLogout::Removed,
