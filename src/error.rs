@@ -134,6 +134,40 @@ pub enum Error {
         capacity: u32,
     },
 
+    /// The space has no room for what a name needs beside its entry: places of permits or members, cells of readers, or data.
+    #[error(
+        "the space {path} has no room for \"{name}\", which needs {needed} bytes in one piece: of its {capacity} bytes of extents \
+         {free} are free, in pieces; remove names that are not used any more, \
+         or create the space with more: Space::builder(..).extents({})",
+        capacity.saturating_add(*needed).next_multiple_of(4096),
+        path = path.display()
+    )]
+    NoExtents {
+        /// The space's directory.
+        path: PathBuf,
+        /// Whose it was to be.
+        name: Arc<str>,
+        /// How many bytes it needs.
+        needed: u64,
+        /// How many bytes are free.
+        free: u64,
+        /// How many bytes there are.
+        capacity: u64,
+    },
+
+    /// The name exists, and was made for another number of permits, members or items.
+    #[error("\"{name}\" is a {kind} for {is}, not for {wanted}; all who use it have to state the same number")]
+    WrongCount {
+        /// The name.
+        name: String,
+        /// What it is.
+        kind: &'static str,
+        /// The number it was made for.
+        is: u32,
+        /// The number that was asked for.
+        wanted: u32,
+    },
+
     /// The file system has not enough room for a new space. Nothing was left there.
     #[error(
         "cannot create the space {path}: it needs {needed} bytes and the file system has {available}; \

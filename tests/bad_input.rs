@@ -260,8 +260,8 @@ fn a_name_of_another_kind_is_an_error_that_names_both() {
     let raw = Raw::open(space.path());
     let entry = raw.entry("odd").unwrap();
     let [.., state, kind, len, flags] = entry.meta.to_be_bytes();
-    assert_eq!((state, kind, len, flags), (1, 1, 3, 0));
-    let other_kind = entry.meta & !0xFF_0000 | 9 << 16;
+    assert_eq!((state, kind, len, flags), (1, 3, 3, 0));
+    let other_kind = entry.meta & !0xFF_0000 | 0x7F << 16;
     raw.put(entry.at + 24, other_kind);
 
     let error = space.mutex("odd").unwrap_err();

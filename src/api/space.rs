@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Mutex;
 use crate::backend::inspect;
-use crate::backend::lock::SharedLock;
+use crate::backend::lock::{SharedLock, Spec};
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
 use crate::segment::format::Kind;
 use crate::segment::open::Options;
@@ -77,7 +77,14 @@ impl Space {
     /// ```
     pub fn builder(name: &str) -> SpaceBuilder {
         SpaceBuilder {
-            options: Options { name: name.into(), root: None, participants: None, names: None, mode: None },
+            options: Options {
+                name: name.into(),
+                root: None,
+                participants: None,
+                names: None,
+                extents: None,
+                mode: None,
+            },
             check_interval: CHECK_INTERVAL,
         }
     }
@@ -88,7 +95,7 @@ impl Space {
     /// [`Error::InvalidName`] if the name is empty, longer than 64 bytes or holds NUL; [`Error::WrongKind`] if it is the name of
     /// something else; [`Error::Full`] if there are more names than the space has room for and all are in use.
     pub fn mutex(&self, name: &str) -> Result<Mutex> {
-        Ok(Mutex::new(SharedLock::new(&self.shared, name, Kind::Mutex)?))
+        Ok(Mutex::new(SharedLock::new(&self.shared, Spec::of(name, Kind::Mutex))?))
     }
 
     /// The space's name.
@@ -176,6 +183,13 @@ impl SpaceBuilder {
     /// Room for so many names at a time, 1 to 2²⁴. Default: 4,096. When all are taken, those that nobody uses are given up.
     pub fn locks(mut self, count: u32) -> Self {
         self.options.names = Some(count);
+        self
+    }
+
+    /// Room for what does not fit a name's entry, in bytes, up to 64 GiB: the readers of read-write locks (512 bytes each, more when many
+    /// processes read), permits and members (16 bytes each), data. Default: 2 MiB. It is allocated when the space is created.
+    pub fn extents(mut self, bytes: u64) -> Self {
+        self.options.extents = Some(bytes);
         self
     }
 

@@ -83,7 +83,10 @@ pub(crate) fn look(options: &Options) -> Result<Inspection> {
         .named()
         .map(|named| {
             let place = Place { entry: named.index, generation: named.meta.generation() };
-            let waiters = waiters.remove(&Target::Lock(place)).unwrap_or_default();
+            let mut asleep = waiters.remove(&Target::Lock(place)).unwrap_or_default();
+            asleep.extend(waiters.remove(&Target::Bell(place)).unwrap_or_default());
+            asleep.sort_by_key(|waiter| std::cmp::Reverse(waiter.waiting));
+            let waiters = asleep;
             lock(&segment, &me, named, waiters)
         })
         .collect();

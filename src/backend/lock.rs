@@ -2,11 +2,10 @@
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::shared::SharedSpace;
-use super::wait::{Obituary, Refusal, Wait, stamp, wake_one};
+use super::wait::{Obituary, Refusal, Wait, Waiting, stamp, wake_one};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::fork::ForkWord;
@@ -55,9 +54,25 @@ pub(crate) struct SharedLock {
     place: AtomicU64,
     /// The free word that this handle left behind, with which the next acquisition starts.
     guess: AtomicU64,
-    space: Arc<SharedSpace>,
-    name: Arc<str>,
-    kind: Kind,
+    pub(super) space: Arc<SharedSpace>,
+    spec: Arc<Spec>,
+}
+
+/// What a name is, as the handle's maker said. Whoever looks it up and does not find it makes it so.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: Arc<str>,
+    pub(crate) kind: Kind,
+    /// Permits, members or items; 0 for a kind that has none.
+    pub(crate) count: u32,
+    /// What its data is at first.
+    pub(crate) data: Box<[u64]>,
+}
+
+impl Spec {
+    pub(crate) fn of(name: &str, kind: Kind) -> Self {
+        Self { name: name.into(), kind, count: 0, data: Box::default() }
+    }
 }
 
 impl Clone for SharedLock {
@@ -66,8 +81,7 @@ impl Clone for SharedLock {
             me: self.me.clone(),
             entries: self.entries.clone(),
             space: self.space.clone(),
-            name: self.name.clone(),
-            kind: self.kind,
+            spec: self.spec.clone(),
             place: AtomicU64::new(self.place.load(Relaxed)),
             guess: AtomicU64::new(self.guess.load(Relaxed)),
         }
@@ -75,23 +89,21 @@ impl Clone for SharedLock {
 }
 
 impl SharedLock {
-    pub(crate) fn new(space: &Arc<SharedSpace>, name: &str, kind: Kind) -> Result<Self> {
-        names::check(name)?;
-        let name: Arc<str> = name.into();
-        let place = space.look_up(&name, kind)?;
+    pub(crate) fn new(space: &Arc<SharedSpace>, spec: Spec) -> Result<Self> {
+        names::check(&spec.name)?;
+        let place = space.look_up(&spec)?;
         Ok(Self {
             me: space.me.clone(),
             entries: space.segment.entries.clone(),
             place: AtomicU64::new(place.pack()),
             guess: AtomicU64::new(0),
             space: space.clone(),
-            name,
-            kind,
+            spec: Arc::new(spec),
         })
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.spec.name
     }
 
     /// The code of this process's slot; 0 in a forked child that did not join yet.
@@ -168,19 +180,8 @@ impl SharedLock {
                 place = Place { entry: begun.entry, generation: place.generation.wrapping_sub(1) };
             }
             let entry = self.entry(place.entry);
-            let wait = Wait {
-                space,
-                words: &entry.lock,
-                since: Some(&entry.since),
-                target: Target::Lock(place),
-                slot,
-                incarnation,
-                thread,
-                started,
-                deadline,
-                sleeps: Cell::new(0),
-                enlisted: RefCell::new(None),
-            };
+            let waiting = Waiting { slot, incarnation, thread, started, deadline };
+            let wait = Wait::new(space, Target::Lock(place), waiting);
             let outcome = match begun.take() {
                 Some(begun) => Ok(Acquired { word: begun.word, obituary: None }),
                 None => wait.acquire(),
@@ -197,12 +198,12 @@ impl SharedLock {
                 Ok(acquired) => return Ok(self.welcome(entry, place, acquired)),
                 Err(Failure::Refused(Refusal::TimedOut)) if moved => {
                     let waited = Monotonic::now().since(started);
-                    return Err(Error::TimedOut { name: self.name.clone(), holder: None, waited });
+                    return Err(Error::TimedOut { name: self.spec.name.clone(), holder: None, waited });
                 }
                 Err(_) if moved => {}
-                Err(failure) => return Err(wait.explain(failure, &self.name)),
+                Err(failure) => return Err(wait.explain(failure, &self.spec.name)),
             }
-            self.place.store(space.look_up(&self.name, self.kind)?.pack(), Relaxed);
+            self.place.store(space.look_up(&self.spec)?.pack(), Relaxed);
         }
     }
 
@@ -309,7 +310,7 @@ impl SharedLock {
         let mut place = Place::unpack(self.place.load(Relaxed));
         let entry = self.entry(place.entry);
         if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
-            place = self.space.look_up(&self.name, self.kind)?;
+            place = self.space.look_up(&self.spec)?;
             self.place.store(place.pack(), Relaxed);
         }
         let entry = self.entry(place.entry);

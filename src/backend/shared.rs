@@ -2,13 +2,13 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU64};
-use std::cell::{Cell, RefCell};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::inspect;
-use super::wait::{Wait, wake_one};
+use super::lock::Spec;
+use super::wait::{Wait, Waiting, wake_one};
 use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::file::{self, FileId, KeptFile};
@@ -19,6 +19,7 @@ use crate::protocol::recovery;
 use crate::protocol::word::{OwnerWord, Slot};
 use crate::report::Usage;
 use crate::segment::Segment;
+use crate::segment::extents::Wanted;
 use crate::segment::format::{Kind, Place};
 use crate::segment::names::Known;
 use crate::segment::open::Options;
@@ -226,14 +227,20 @@ impl SharedSpace {
     }
 
     /// Finds the lock of `name`, giving it a place if it has none.
-    pub(super) fn look_up(&self, name: &Arc<str>, kind: Kind) -> Result<Place> {
-        let agrees = |known: Known| match known.kind == kind as u8 {
-            true => Ok(known.place),
-            false => Err(Error::WrongKind {
-                name: name.to_string(),
-                is: kind_name(known.kind).into(),
-                wanted: kind_name(kind as u8),
-            }),
+    pub(super) fn look_up(&self, spec: &Spec) -> Result<Place> {
+        let Spec { name, kind, count, data } = spec;
+        let agrees = |known: Known| {
+            if known.kind != *kind as u8 {
+                let is =
+                    Kind::from_number(known.kind).map_or("lock of a kind that this version does not know", Kind::name);
+                return Err(Error::WrongKind { name: name.to_string(), is: is.into(), wanted: kind.name() });
+            }
+            let entry = &self.segment.entries[known.place.entry as usize];
+            let is = self.segment.count(entry)?;
+            if is != *count {
+                return Err(Error::WrongCount { name: name.to_string(), kind: kind.name(), is, wanted: *count });
+            }
+            Ok(known.place)
         };
         if let Some(known) = self.segment.find(name) {
             return agrees(known);
@@ -246,34 +253,32 @@ impl SharedSpace {
         }
         let (slot, incarnation) = self.member()?;
         let words = &self.segment.globals().names;
-        let wait = Wait {
-            space: self,
-            words,
-            since: None,
-            target: Target::Names,
-            incarnation,
+        let waiting = Waiting {
             slot,
+            incarnation,
             thread: fork::thread(),
             started: Monotonic::now(),
             deadline: Deadline::after(NAMES_PATIENCE),
-            sleeps: Cell::new(0),
-            enlisted: RefCell::new(None),
         };
+        let wait = Wait::new(self, Target::Names, waiting);
         let acquired = wait.acquire().map_err(|failure| wait.explain(failure, &"(the names of the space)".into()))?;
         if acquired.word.is_abandoned()
             && let Err(damaged) = self.segment.rebuild_index(None)
         {
             // Still to be done, should anybody be able to.
-            recovery::give_back(words, slot, |_| (), wake_one);
+            recovery::give_back(words, slot, |_| true, wake_one);
             return Err(damaged);
         }
+        let wanted = Wanted { kind: *kind, count: *count, data };
         let known = match self.segment.find_for_sure(name) {
             Ok(Some(known)) => Ok(known),
             Err(damaged) => Err(damaged),
-            Ok(None) => match self.segment.register(name, kind, slot) {
+            Ok(None) => match self.segment.register(name, &wanted, slot) {
                 // Some of it may be kept by the dead: locks they hold, sleepers they were.
-                Err(Error::Full { .. }) if self.recover_dead(None).is_ok_and(|dead| dead > 0) => {
-                    self.segment.register(name, kind, slot)
+                Err(Error::Full { .. } | Error::NoExtents { .. })
+                    if self.recover_dead(None).is_ok_and(|dead| dead > 0) =>
+                {
+                    self.segment.register(name, &wanted, slot)
                 }
                 outcome => outcome,
             },
@@ -303,12 +308,5 @@ impl Drop for SharedSpace {
             }
             None => {}
         }
-    }
-}
-
-fn kind_name(kind: u8) -> &'static str {
-    match kind {
-        1 => "mutex",
-        _ => "lock of a kind that this version does not know",
     }
 }

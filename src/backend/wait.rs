@@ -1,7 +1,7 @@
 //! One wait of one thread for one lock: what the protocol asks of the world.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use core::sync::atomic::{AtomicU64, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::os::liveness::Life;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::word::{OwnerWord, Slot};
 use crate::protocol::{Host, Verdict};
+use crate::segment::format::Entry;
 use crate::segment::waiters::{Enlisted, Target};
 
 /// The first sleep of a wait is short: the owner may have died just after it was judged.
@@ -27,6 +28,18 @@ const LONGEST_PAUSE: u32 = 8;
 
 pub(super) fn wake_one(word: &AtomicU64) -> bool {
     futex::wake(word, 1) > 0
+}
+
+/// For [`Bell::ring`](crate::protocol::bell::Bell::ring): everybody who sleeps there has to look.
+#[allow(dead_code)]
+pub(super) fn wake_all(rung: &AtomicU32) {
+    futex::wake(rung, i32::MAX);
+}
+
+/// The same: the change is for one of them.
+#[allow(dead_code)]
+pub(super) fn wake_next(rung: &AtomicU32) {
+    futex::wake(rung, 1);
 }
 
 /// When an acquisition was first seen, in one word: the epoch it belongs to, whether that was its beginning, and when.
@@ -75,28 +88,59 @@ pub(super) enum Refusal {
     Overwritten,
 }
 
-/// One wait of one thread for one lock.
-pub(super) struct Wait<'a> {
-    pub(super) space: &'a SharedSpace,
-    pub(super) words: &'a LockWords,
-    pub(super) since: Option<&'a AtomicU64>,
-    pub(super) target: Target,
+/// Who waits, since when and until when.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
     pub(super) slot: Slot,
     pub(super) incarnation: u32,
     pub(super) thread: u32,
     pub(super) started: Monotonic,
     pub(super) deadline: Deadline,
+}
+
+/// One wait of one thread for one lock, or for one bell.
+pub(super) struct Wait<'a> {
+    pub(super) space: &'a SharedSpace,
+    pub(super) words: &'a LockWords,
+    /// Whose lock or bell it is; `None` for the names' lock.
+    entry: Option<&'a Entry>,
+    target: Target,
+    pub(super) waiting: Waiting,
     /// Sleeps that ended by themselves.
-    pub(super) sleeps: Cell<u32>,
-    pub(super) enlisted: RefCell<Option<Enlisted>>,
+    sleeps: Cell<u32>,
+    enlisted: RefCell<Option<Enlisted>>,
+}
+
+impl<'a> Wait<'a> {
+    /// For the lock of the entry in `place`, or for its bell.
+    pub(super) fn new(space: &'a SharedSpace, target: Target, waiting: Waiting) -> Self {
+        let entry = match target {
+            Target::Names => None,
+            // A place comes from the table itself, so it is inside.
+            Target::Lock(place) | Target::Bell(place) => Some(&space.segment.entries[place.entry as usize]),
+        };
+        Self {
+            space,
+            words: entry.map_or(&space.segment.globals().names, |entry| &entry.lock),
+            entry,
+            target,
+            waiting,
+            sleeps: Cell::new(0),
+            enlisted: RefCell::new(None),
+        }
+    }
+
+    fn since(&self) -> Option<&'a AtomicU64> {
+        self.entry.map(|entry| &entry.since)
+    }
 }
 
 impl Wait<'_> {
     pub(super) fn acquire(&self) -> std::result::Result<Acquired<Obituary>, Failure<Refusal>> {
         let seen = self.words.look();
-        match self.words.try_acquire(self.slot, self.thread, seen) {
+        match self.words.try_acquire(self.waiting.slot, self.waiting.thread, seen) {
             Ok(word) => Ok(Acquired { word, obituary: None }),
-            Err(seen) => self.words.acquire_contended(self, self.slot, seen),
+            Err(seen) => self.words.acquire_contended(self, self.waiting.slot, seen),
         }
     }
 
@@ -110,8 +154,8 @@ impl Wait<'_> {
             Failure::Exhausted => Error::TokensExhausted { name: name.clone(), path: space.segment.space().into() },
             Failure::Refused(Refusal::TimedOut) => Error::TimedOut {
                 name: name.clone(),
-                holder: space.holder_of(self.words, self.since).map(Box::new),
-                waited: Monotonic::now().since(self.started),
+                holder: space.holder_of(self.words, self.since()).map(Box::new),
+                waited: Monotonic::now().since(self.waiting.started),
             },
             Failure::Refused(Refusal::Removed) => Error::Removed { path: space.segment.space().into() },
             Failure::Refused(Refusal::Overwritten) => space.segment.overwritten(),
@@ -148,7 +192,7 @@ impl Host for Wait<'_> {
     }
 
     fn thread(&self) -> u32 {
-        self.thread
+        self.waiting.thread
     }
 
     fn spin(&self, step: u32) -> bool {
@@ -161,21 +205,27 @@ impl Host for Wait<'_> {
         true
     }
 
-    fn may_sleep(&self, seen: OwnerWord) -> std::result::Result<(), Refusal> {
-        if self.space.segment.is_overwritten() {
-            return Err(Refusal::Overwritten);
-        }
-        let now = Monotonic::now();
-        if self.deadline.has_passed(now) {
-            return Err(Refusal::TimedOut);
-        }
+    fn is_told_of(&self, seen: OwnerWord) -> bool {
+        self.entry.is_none_or(|entry| entry.is_told_of(seen))
+    }
+
+    fn met(&self, seen: OwnerWord) {
         // The first to see an acquisition notes when that was.
-        if let Some(since) = self.since {
+        if let Some(since) = self.since() {
             let noted = since.load(Relaxed);
             if noted == 0 || !stamp::is_of(noted, seen) {
                 // If it fails, somebody else noted it.
-                let _ = since.compare_exchange(noted, stamp::new(seen, now, false), Relaxed, Relaxed);
+                let _ = since.compare_exchange(noted, stamp::new(seen, Monotonic::now(), false), Relaxed, Relaxed);
             }
+        }
+    }
+
+    fn may_sleep(&self) -> std::result::Result<(), Refusal> {
+        if self.space.segment.is_overwritten() {
+            return Err(Refusal::Overwritten);
+        }
+        if self.waiting.deadline.has_passed(Monotonic::now()) {
+            return Err(Refusal::TimedOut);
         }
         if self.sleeps.get() > 0 && self.space.segment.is_removed() {
             return Err(Refusal::Removed);
@@ -184,8 +234,8 @@ impl Host for Wait<'_> {
     }
 
     fn enlist(&self) {
-        let enlisted = self.space.segment.enlist(self.slot, self.incarnation, self.thread, self.target);
-        *self.enlisted.borrow_mut() = enlisted;
+        let Waiting { slot, incarnation, thread, .. } = self.waiting;
+        *self.enlisted.borrow_mut() = self.space.segment.enlist(slot, incarnation, thread, self.target);
     }
 
     fn delist(&self) -> bool {
@@ -194,13 +244,27 @@ impl Host for Wait<'_> {
     }
 
     fn sleep(&self, owner: &AtomicU64, seen: OwnerWord) {
+        self.sleep_on(owner, seen.low_half());
+    }
+
+    fn wake(&self, owner: &AtomicU64) -> bool {
+        wake_one(owner)
+    }
+
+    fn doze(&self, rung: &AtomicU32, seen: u32) {
+        self.sleep_on(rung, seen);
+    }
+}
+
+impl Wait<'_> {
+    fn sleep_on(&self, word: &impl futex::Word, seen: u32) {
         let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(self.space.check_interval);
         let until = Monotonic::now().saturating_add(span);
-        let until = match self.deadline {
+        let until = match self.waiting.deadline {
             Deadline::At(at) => until.min(at),
             Deadline::Never => until,
         };
-        match futex::wait(owner, seen.low_half(), until) {
+        match futex::wait(word, seen, until) {
             Woken::TimedOut => self.sleeps.set(self.sleeps.get() + 1),
             // No futex: look again soon, as often as others would be woken.
             Woken::Refused(_) => {
@@ -209,9 +273,5 @@ impl Host for Wait<'_> {
             }
             Woken::Called | Woken::Changed | Woken::Signal => {}
         }
-    }
-
-    fn wake(&self, owner: &AtomicU64) -> bool {
-        wake_one(owner)
     }
 }

@@ -21,18 +21,32 @@ pub(crate) enum Woken {
     Refused(Errno),
 }
 
-/// The low 32 bits of a 64-bit word, which are what the kernel compares.
-fn low_half(word: &AtomicU64) -> *const AtomicU32 {
-    let halves: *const AtomicU32 = core::ptr::from_ref(word).cast();
-    // SAFETY: a u64 is two u32; the pointer stays inside it. It is handed to the kernel, never dereferenced here.
-    if cfg!(target_endian = "big") { unsafe { halves.add(1) } } else { halves }
+/// A word to sleep on.
+pub(crate) trait Word {
+    /// Its 32 bits that the kernel compares.
+    fn compared(&self) -> *const AtomicU32;
 }
 
-/// Sleeps while the low half of `word` is `expected`, at most until `until`.
+impl Word for AtomicU32 {
+    fn compared(&self) -> *const AtomicU32 {
+        self
+    }
+}
+
+/// Its low half.
+impl Word for AtomicU64 {
+    fn compared(&self) -> *const AtomicU32 {
+        let halves: *const AtomicU32 = core::ptr::from_ref(self).cast();
+        // SAFETY: a u64 is two u32; the pointer stays inside it. It is handed to the kernel, never dereferenced here.
+        if cfg!(target_endian = "big") { unsafe { halves.add(1) } } else { halves }
+    }
+}
+
+/// Sleeps while `word` (of a 64-bit one, its low half) is `expected`, at most until `until`.
 ///
 /// The deadline is absolute on the monotonic clock: a wall clock that jumps changes nothing, and going to sleep
 /// again after a signal does not make the wait longer.
-pub(crate) fn wait(word: &AtomicU64, expected: u32, until: Monotonic) -> Woken {
+pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic) -> Woken {
     let time = libc::timespec {
         tv_sec: i64::try_from(until.0 / 1_000_000_000).unwrap_or(i64::MAX) as libc::time_t,
         tv_nsec: (until.0 % 1_000_000_000) as libc::c_long,
@@ -43,7 +57,7 @@ pub(crate) fn wait(word: &AtomicU64, expected: u32, until: Monotonic) -> Woken {
     let result = unsafe {
         libc::syscall(
             libc::SYS_futex,
-            low_half(word),
+            word.compared(),
             libc::FUTEX_WAIT_BITSET,
             expected,
             &raw const time,
@@ -65,9 +79,9 @@ pub(crate) fn wait(word: &AtomicU64, expected: u32, until: Monotonic) -> Woken {
 /// A failure (a filter; memory that is gone) wakes nobody. The caller cannot do better than the sleepers
 /// themselves, who look again after a bounded time.
 #[cold]
-pub(crate) fn wake(word: &AtomicU64, count: i32) -> usize {
+pub(crate) fn wake(word: &impl Word, count: i32) -> usize {
     // SAFETY: as in `wait`; waking reads no memory of ours.
-    let woken = unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAKE, count) };
+    let woken = unsafe { libc::syscall(libc::SYS_futex, word.compared(), libc::FUTEX_WAKE, count) };
     usize::try_from(woken).unwrap_or(0)
 }
 

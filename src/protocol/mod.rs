@@ -7,16 +7,21 @@
 //!
 //! * [`word`]: the owner word, its fields and its pure transitions.
 //! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
+//! * [`bell`]: waiting for anything else than an owner word.
+//! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name.
 //! * [`recovery`]: giving back a lock that a dead participant left, when nobody waits for it.
 
+pub(crate) mod bell;
 pub(crate) mod mutex;
 pub(crate) mod recovery;
+pub(crate) mod rwlock;
+pub(crate) mod seat;
 pub(crate) mod word;
 
 #[cfg(all(test, hostlock_loom))]
 mod models;
 
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU32, AtomicU64};
 use word::{OwnerWord, Slot};
 
 /// What the oracle says of a participant.
@@ -46,8 +51,15 @@ pub(crate) trait Host {
     /// One step of spinning; `false` when it is time to sleep instead.
     fn spin(&self, step: u32) -> bool;
 
+    /// Whether the next owner is told of whoever died with `seen` in the word, so that the death left something half done. Asked for after
+    /// the verdict.
+    fn is_told_of(&self, seen: OwnerWord) -> bool;
+
+    /// Called with every word of a living owner that this thread waits for.
+    fn met(&self, seen: OwnerWord);
+
     /// Called before each sleep.
-    fn may_sleep(&self, seen: OwnerWord) -> Result<(), Self::Refusal>;
+    fn may_sleep(&self) -> Result<(), Self::Refusal>;
 
     /// Publishes that this thread sleeps. Called once per wait, after it was counted.
     fn enlist(&self);
@@ -61,4 +73,7 @@ pub(crate) trait Host {
 
     /// Wakes one sleeper on `owner`; whether there was one.
     fn wake(&self, owner: &AtomicU64) -> bool;
+
+    /// Sleeps as `sleep` does, until `rung` is not `seen` any more.
+    fn doze(&self, rung: &AtomicU32, seen: u32);
 }

@@ -168,14 +168,15 @@ impl LockWords {
                 Owner::Held(slot) => match host.judge(slot) {
                     Verdict::Alive => {}
                     Verdict::Dead(obituary) => {
-                        let Step::To(taken) = seen.take_over(me) else {
+                        let told = host.is_told_of(seen);
+                        let Step::To(taken) = seen.take_over(me, told) else {
                             break Err(Failure::Exhausted);
                         };
                         // HELD(dead) => HELD(me), invariant 4. Acquire: what the dead owner had seen.
                         match self.owner.compare_exchange(seen.0, taken.0, Acquire, Relaxed) {
                             Ok(_) => {
                                 self.thread.store(thread_word(host.thread(), taken), Relaxed);
-                                break Ok(Acquired { word: taken, obituary: Some(obituary) });
+                                break Ok(Acquired { word: taken, obituary: told.then_some(obituary) });
                             }
                             Err(now) => {
                                 seen = OwnerWord(now);
@@ -194,9 +195,10 @@ impl LockWords {
                     }
                 },
             }
-            if let Err(refusal) = host.may_sleep(seen) {
+            if let Err(refusal) = host.may_sleep() {
                 break Err(Failure::Refused(refusal));
             }
+            host.met(seen);
             if !counted {
                 self.contended.fetch_add(1, Relaxed);
                 self.sleepers.fetch_add(1, SeqCst);

@@ -17,8 +17,8 @@
 //! Invariants, cited by number in the files beside this one:
 //!
 //! 1. Every change of a word is a compare-and-swap from one exact earlier value.
-//! 2. The epoch grows by one whenever a slot enters the word, and never otherwise: a slot and an epoch
-//!    together name one acquisition for ever, so there is no ABA.
+//! 2. The epoch grows by one whenever a slot enters the word, or a token is drawn from a free one, and never otherwise: a slot and an
+//!    epoch together name one acquisition for ever, so there is no ABA.
 //! 3. Any two slot codes, and "none" with any of them, differ in at least two bits: no single flipped bit turns
 //!    one owner into another or into nobody.
 //! 4. The low 32 bits (16 of the epoch, slot, flags) are what a sleeper hands to the kernel. Two
@@ -166,13 +166,33 @@ impl OwnerWord {
         }
     }
 
-    /// HELD by the dead => HELD by me, abandoned. Only for a word whose owner was proven dead.
-    pub(crate) fn take_over(self, me: Slot) -> Step {
+    /// HELD by the dead => HELD by me, abandoned if the death is told of, or if one before was and still is. Only for a word whose owner
+    /// was proven dead.
+    pub(crate) fn take_over(self, me: Slot, told: bool) -> Step {
         debug_assert!(!self.is_free());
         if self.epoch() == Self::MAX_EPOCH {
             return Step::Exhausted;
         }
-        Step::To(Self(((self.epoch() + 1) << EPOCH_SHIFT) | (me.code() as u64) << SLOT_SHIFT | ABANDONED))
+        let mark = if told { ABANDONED } else { self.0 & ABANDONED };
+        Step::To(Self(((self.epoch() + 1) << EPOCH_SHIFT) | (me.code() as u64) << SLOT_SHIFT | mark))
+    }
+
+    /// FREE => FREE with the next epoch, which is the caller's alone. The mark stays.
+    #[inline(always)]
+    pub(crate) fn draw(self) -> Step {
+        if !self.is_free() {
+            Step::Held
+        } else if self.0 >= !0 << EPOCH_SHIFT {
+            Step::Exhausted
+        } else {
+            Step::To(Self(self.0 + ONE_EPOCH))
+        }
+    }
+
+    /// HELD => FREE, by an owner that did nothing with it, or by whoever cleans up after one: the mark stays as it is.
+    #[inline(always)]
+    pub(crate) fn give_up(self) -> Self {
+        Self(self.0 & !(SLOT_MASK | LEASED))
     }
 
     /// HELD => HELD with a later epoch, by the owner, when what the lock belongs to gets another name. The mark goes.
@@ -286,19 +306,30 @@ mod tests {
                 Step::Held => assert!(!word.is_free()),
                 Step::Exhausted => assert_eq!(word.epoch(), OwnerWord::MAX_EPOCH),
             }
+            match word.draw() {
+                Step::To(drawn) => {
+                    assert!(word.is_free() && drawn.is_free());
+                    assert_eq!((drawn.epoch(), drawn.is_abandoned()), (word.epoch() + 1, word.is_abandoned()));
+                }
+                Step::Held => assert!(!word.is_free()),
+                Step::Exhausted => assert_eq!(word.epoch(), OwnerWord::MAX_EPOCH),
+            }
             if word.is_free() {
                 continue;
             }
-            match word.take_over(me) {
-                Step::To(taken) => {
-                    assert_eq!(taken.owner(), Owner::Held(me));
-                    assert_eq!(taken.epoch(), word.epoch() + 1, "invariant 2");
-                    assert!(taken.is_abandoned());
-                    assert_ne!(taken.low_half(), word.low_half(), "invariant 4");
+            for told in [true, false] {
+                match word.take_over(me, told) {
+                    Step::To(taken) => {
+                        assert_eq!(taken.owner(), Owner::Held(me));
+                        assert_eq!(taken.epoch(), word.epoch() + 1, "invariant 2");
+                        assert_eq!(taken.is_abandoned(), told || word.is_abandoned());
+                        assert_ne!(taken.low_half(), word.low_half(), "invariant 4");
+                    }
+                    step => assert_eq!((step, word.epoch()), (Step::Exhausted, OwnerWord::MAX_EPOCH)),
                 }
-                step => assert_eq!((step, word.epoch()), (Step::Exhausted, OwnerWord::MAX_EPOCH)),
             }
-            for (freed, mark) in [(word.release(), false), (word.abandon(), true)] {
+            let freed = [(word.release(), false), (word.abandon(), true), (word.give_up(), word.is_abandoned())];
+            for (freed, mark) in freed {
                 assert!(freed.is_free());
                 assert_eq!((freed.epoch(), freed.is_abandoned()), (word.epoch(), mark));
                 assert_ne!(freed.low_half(), word.low_half(), "a sleeper on the held word wakes");
@@ -312,7 +343,7 @@ mod tests {
         let last = free(OwnerWord::MAX_EPOCH - 1);
         let Step::To(held) = last.acquire(me) else { panic!("one more is left") };
         assert_eq!(held.epoch(), OwnerWord::MAX_EPOCH);
-        assert_eq!(held.take_over(me), Step::Exhausted);
+        assert_eq!(held.take_over(me, true), Step::Exhausted);
         assert_eq!(held.release().acquire(me), Step::Exhausted);
         assert_eq!(held.abandon().acquire(me), Step::Exhausted);
     }
@@ -338,7 +369,7 @@ mod tests {
         for other in [held.release(), held.abandon(), OwnerWord(held.0 + 3 * ONE_EPOCH)] {
             assert!(!other.is_nearly(held), "{other:?}");
         }
-        let Step::To(taken) = held.take_over(Slot::new(1).unwrap()) else { panic!() };
+        let Step::To(taken) = held.take_over(Slot::new(1).unwrap(), true) else { panic!() };
         assert!(!taken.is_nearly(held));
     }
 

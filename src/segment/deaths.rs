@@ -7,7 +7,8 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::fence;
 
-use super::format::{Entry, load_printable, store_text};
+use super::format::{Entry, Kind, Meta, load_printable, store_text};
+use crate::protocol::word::OwnerWord;
 
 impl Entry {
     /// Notes that acquisition `epoch` ended by the death of that process.
@@ -18,6 +19,19 @@ impl Entry {
         store_text(&self.dead_command, command.as_bytes());
         // Release: the name. Pairs with the Acquire in `death_of`.
         self.dead.store((pid as u64) << 32 | epoch & 0xFFFF_FFFF, Release);
+    }
+
+    /// Whether the death of the owner in `seen` left something half done that the next owner has to know of. Asked for after the
+    /// owner was found dead.
+    pub(crate) fn is_told_of(&self, seen: OwnerWord) -> bool {
+        // Acquire: pairs with nothing of the dead one's, whose stores were ordered by the verdict.
+        match Kind::from_number(Meta(self.meta.load(Acquire)).kind()) {
+            // A writer that still waited for readers, or a reader that went in by the writers' door.
+            Some(Kind::RwLock | Kind::RwLockData) => self.state.load(Acquire) == seen.epoch(),
+            // Whoever was at the gate changed nothing yet.
+            Some(Kind::Semaphore | Kind::Barrier | Kind::Latch | Kind::Condvar | Kind::Queue) => false,
+            Some(Kind::Mutex | Kind::MutexData | Kind::Once | Kind::Event) | None => true,
+        }
     }
 
     /// Who died holding acquisition `epoch`, if that was noted.

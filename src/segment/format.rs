@@ -10,12 +10,15 @@ use bytemuck::{Pod, Zeroable};
 use crate::digest::fnv1a;
 use crate::os::identity::COMMAND_LEN;
 use crate::os::map::Shared;
+use crate::protocol::bell::Bell;
 use crate::protocol::mutex::LockWords;
+use crate::protocol::rwlock::ReaderCell;
+use crate::protocol::seat::Seat;
 use crate::protocol::word::{OwnerWord, Slot};
 
 pub(crate) const MAGIC: [u8; 8] = *b"hostlock";
 /// Changes whenever a byte means something else than before.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 /// The `backend` of a segment that is itself the locks.
 pub(crate) const BACKEND_SHARED: u32 = 1;
@@ -25,6 +28,15 @@ pub(crate) const GLOBALS_AT: u64 = 1024;
 
 /// Longest name of a lock, in bytes.
 pub(crate) const NAME_MAX: usize = 64;
+
+/// Bytes of the extents that are given away together. An extent is a run of them.
+pub(crate) const UNIT: u64 = 512;
+/// Words of a line, which is what extents are counted in where they are used.
+pub(crate) const LINE_WORDS: usize = 8;
+/// The largest space for extents, in bytes: an extent's place fits its word.
+pub(crate) const MOST_EXTENTS: u64 = 1 << 36;
+/// How many extents an entry can have.
+pub(crate) const EXTENTS_EACH: usize = 6;
 
 /// Waiter records per participant. More threads than that may wait: they are counted, but not shown.
 const WAITERS_EACH: u32 = 4;
@@ -67,6 +79,8 @@ pub(crate) const HEADER_LEN: usize = size_of::<Header>();
 pub(crate) struct Choice {
     pub(crate) participants: u32,
     pub(crate) names: u32,
+    /// Bytes of the extents.
+    pub(crate) extents: u64,
     pub(crate) mode: u32,
 }
 
@@ -86,7 +100,8 @@ pub(crate) enum Flaw {
 }
 
 impl Header {
-    /// The header of a new segment. The counts are the caller's to check: 1 to [`Slot::MAX`] participants, 1 to 2²⁴ names.
+    /// The header of a new segment. The counts are the caller's to check: 1 to [`Slot::MAX`] participants, 1 to 2²⁴ names, extents up to
+    /// [`MOST_EXTENTS`].
     pub(crate) fn new(choice: Choice, token_base: u64, place: u64) -> Self {
         let mut header = Self {
             magic: MAGIC,
@@ -96,6 +111,7 @@ impl Header {
             backend: BACKEND_SHARED,
             participants: choice.participants,
             names: choice.names,
+            extents_size: choice.extents.next_multiple_of(PAGE),
             mode: choice.mode,
             token_base,
             place,
@@ -117,8 +133,18 @@ impl Header {
         self.waiters_at = self.participants_at + table(self.participants, size_of::<Record>());
         self.index_at = self.waiters_at + table(self.waiters, size_of::<Waiter>());
         self.entries_at = self.index_at + table(self.index_cells, size_of::<AtomicU32>());
-        self.extents_at = self.entries_at + table(self.names, size_of::<Entry>());
-        self.size = self.extents_at + pages(self.extents_size);
+        self.extents_at = self.units_at() + pages(self.units() * size_of::<AtomicU32>() as u64);
+        self.size = self.extents_at + self.extents_size;
+    }
+
+    /// How many units the extents have.
+    pub(crate) fn units(&self) -> u64 {
+        self.extents_size / UNIT
+    }
+
+    /// Where the table of the units is.
+    pub(crate) fn units_at(&self) -> u64 {
+        (self.entries_at + u64::from(self.names) * size_of::<Entry>() as u64).next_multiple_of(PAGE)
     }
 
     fn digest(&self) -> u64 {
@@ -154,8 +180,8 @@ impl Header {
         if !(1..=Slot::MAX).contains(&header.participants) || !(1..=1 << 24).contains(&header.names) {
             return Err(Flaw::Damaged("its capacities are impossible"));
         }
-        if header.extents_size != 0 {
-            return Err(Flaw::Damaged("it has room for what this version does not know"));
+        if header.extents_size > MOST_EXTENTS || !header.extents_size.is_multiple_of(PAGE) {
+            return Err(Flaw::Damaged("its extents are impossible"));
         }
         if header.token_base > u64::MAX - OwnerWord::MAX_EPOCH {
             return Err(Flaw::Damaged("its tokens would end before they are used up"));
@@ -188,7 +214,9 @@ pub(crate) struct Globals {
     pub(crate) generation: AtomicU32,
     /// Where the next sweep for unused names starts.
     pub(crate) sweep_hand: AtomicU32,
-    pub(crate) reserved: [AtomicU32; 4],
+    /// The unit at which the next search for room starts.
+    pub(crate) units_hand: AtomicU32,
+    pub(crate) reserved: [AtomicU32; 3],
 }
 
 /// A participant: one process in the space. Its place in the table is its slot.
@@ -225,7 +253,7 @@ pub(crate) struct Record {
 pub(crate) struct Waiter {
     /// Incarnation (high half) and slot + 1 (bits 16 to 31) of the participant; bit 15: not filled in yet; 0: nobody.
     pub(crate) who: AtomicU64,
-    /// Entry + 1 (0: the names' lock), high half; the entry's generation, low half.
+    /// Entry + 1 (0: the names' lock) and what of it (bit 31: the bell), high half; the entry's generation, low half.
     pub(crate) what: AtomicU64,
     pub(crate) thread: AtomicU64,
     /// Monotonic nanoseconds.
@@ -237,6 +265,7 @@ pub(crate) struct Waiter {
 #[repr(C, align(256))]
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// The lock: a mutex's whole; a read-write lock's writer; of a kind with places, the gate to them.
     pub(crate) lock: LockWords,
     /// Generation (high half), then a byte each: state, kind, length of the name, flags.
     pub(crate) meta: AtomicU64,
@@ -244,17 +273,32 @@ pub(crate) struct Entry {
     pub(crate) since: AtomicU64,
     /// Unused in this version.
     pub(crate) lease: AtomicU64,
-    /// The epoch at the last sweep for unused names.
-    pub(crate) swept: AtomicU64,
-    pub(crate) hash: AtomicU64,
+    /// For whoever waits for something else than the lock.
+    pub(crate) bell: Bell,
+    /// What the kind keeps here.
+    pub(crate) state: AtomicU64,
     // The second cache line: looked at when a name is looked up.
     pub(crate) name: [AtomicU64; NAME_MAX / 8],
+    pub(crate) hash: AtomicU64,
+    /// The epoch at the last sweep for unused names.
+    pub(crate) swept: AtomicU64,
     /// Of the last owner whose death was cleaned up: PID (high half), low half of the epoch it held. Written before the lock is
     /// given back; it counts only while the epoch fits.
     pub(crate) dead: AtomicU64,
     pub(crate) dead_command: [AtomicU64; COMMAND_LEN / 8],
     pub(crate) recovered: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 10],
+    /// Where its extents are: see `segment::extents`.
+    pub(crate) extents: [AtomicU64; EXTENTS_EACH],
+    /// How many permits, members or items it was made for: see `segment::extents::Checked`.
+    pub(crate) count: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 1],
+}
+
+/// A cache line of the extents.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) words: [AtomicU64; LINE_WORDS],
 }
 
 // SAFETY: `repr(C)`, all fields atomics of 4 or 8 bytes whose sizes add up to the whole (asserted below), no drop glue.
@@ -265,6 +309,12 @@ unsafe impl Shared for Record {}
 unsafe impl Shared for Waiter {}
 // SAFETY: as above.
 unsafe impl Shared for Entry {}
+// SAFETY: as above.
+unsafe impl Shared for Line {}
+// SAFETY: as above.
+unsafe impl Shared for Seat {}
+// SAFETY: as above.
+unsafe impl Shared for ReaderCell {}
 
 const _: () = {
     use core::mem::offset_of;
@@ -272,7 +322,9 @@ const _: () = {
     assert!(size_of::<Globals>() == 64 && GLOBALS_AT + 64 <= PAGE);
     assert!(size_of::<Record>() == 256 && offset_of!(Record, behalf) == 96 && offset_of!(Record, life) == 128);
     assert!(size_of::<Waiter>() == 64);
-    assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64);
+    assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64 && offset_of!(Entry, extents) == 192);
+    assert!(size_of::<Seat>() == 16 && size_of::<ReaderCell>() == 64 && size_of::<Line>() == 64);
+    assert!(UNIT.is_multiple_of(size_of::<Line>() as u64));
 };
 
 /// A name's lock: its place and what identifies the name there, packed so that a handle can keep both in one atomic.
@@ -294,11 +346,64 @@ impl Place {
     }
 }
 
-/// What an entry is used for.
+/// What an entry is used for. The numbers have an even number of ones, so that one flipped bit makes a kind that nobody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    Mutex = 1,
+    Mutex = 3,
+    RwLock = 5,
+    Semaphore = 6,
+    Condvar = 9,
+    Event = 10,
+    Barrier = 12,
+    Latch = 15,
+    Once = 17,
+    Queue = 18,
+    MutexData = 20,
+    RwLockData = 23,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Mutex,
+        Self::RwLock,
+        Self::Semaphore,
+        Self::Condvar,
+        Self::Event,
+        Self::Barrier,
+        Self::Latch,
+        Self::Once,
+        Self::Queue,
+        Self::MutexData,
+        Self::RwLockData,
+    ];
+
+    /// The kind with this number, if this version knows it.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// As people call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mutex => "mutex",
+            Self::RwLock => "read-write lock",
+            Self::Semaphore => "semaphore",
+            Self::Condvar => "condition variable",
+            Self::Event => "event",
+            Self::Barrier => "barrier",
+            Self::Latch => "latch",
+            Self::Once => "once",
+            Self::Queue => "queue",
+            Self::MutexData => "mutex with data",
+            Self::RwLockData => "read-write lock with data",
+        }
+    }
+
+    /// Whether nothing is lost when the entry of an unused name of this kind is given to another.
+    pub(crate) fn is_stateless(self) -> bool {
+        matches!(self, Self::Mutex | Self::RwLock | Self::Semaphore | Self::Condvar)
+    }
 }
 
 /// The meta word of an entry, apart from the atomic it came from. Zero: never used.
@@ -380,7 +485,7 @@ pub(crate) fn load_printable<const N: usize>(words: &[AtomicU64; N]) -> String {
 mod tests {
     use super::*;
 
-    const CHOICE: Choice = Choice { participants: 1024, names: 4096, mode: 0o600 };
+    const CHOICE: Choice = Choice { participants: 1024, names: 4096, extents: 2 << 20, mode: 0o600 };
 
     fn header() -> Header {
         Header::new(CHOICE, 1_795_000_000_000_000_000, 77)
@@ -425,7 +530,7 @@ mod tests {
             header.checksum = header.digest();
             Header::read(bytemuck::bytes_of(&header), header.size)
         };
-        assert_eq!(sealed(|h| h.version = 2), Err(Flaw::Version(2)));
+        assert_eq!(sealed(|h| h.version = 1), Err(Flaw::Version(1)));
         assert_eq!(sealed(|h| h.word_bits = 32), Err(Flaw::WordBits(32)));
         assert_eq!(sealed(|h| h.byte_order = BYTE_ORDER.swap_bytes()), Err(Flaw::ByteOrder));
         assert!(matches!(sealed(|h| h.names = 0), Err(Flaw::Damaged(_))));
@@ -436,7 +541,7 @@ mod tests {
 
     #[test]
     fn the_largest_space_fits_the_arithmetic() {
-        let choice = Choice { participants: Slot::MAX, names: 1 << 24, mode: 0o600 };
+        let choice = Choice { participants: Slot::MAX, names: 1 << 24, extents: MOST_EXTENTS, mode: 0o600 };
         let header = Header::new(choice, 0, 0);
         assert_eq!(Header::read(bytemuck::bytes_of(&header), header.size), Ok(header));
     }
@@ -445,10 +550,20 @@ mod tests {
     fn meta_words_keep_what_they_are_given() {
         let meta = Meta::used(7, Kind::Mutex, 64);
         assert!(meta.is_used());
-        assert_eq!((meta.generation(), meta.kind(), meta.name_len()), (7, 1, 64));
+        assert_eq!((meta.generation(), meta.kind(), meta.name_len()), (7, 3, 64));
         assert!(!Meta(0).is_used());
         assert!(!Meta::unused(9).is_used());
         assert_eq!(Meta::unused(9).generation(), 9);
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_one_kind_of_another() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_number(kind as u8), Some(kind));
+            for bit in 0..8 {
+                assert_eq!(Kind::from_number(kind as u8 ^ 1 << bit), None, "{kind:?}, bit {bit}");
+            }
+        }
     }
 
     #[test]
@@ -459,7 +574,7 @@ mod tests {
                 let flipped = Meta(sound.0 ^ 1 << bit);
                 // Another kind or another length: an error, and a name that does not fit its hash.
                 let same = flipped.is_used() && sound.is_used();
-                assert!(flipped.is_damaged() || same && (flipped.kind(), flipped.name_len()) != (1, sound.name_len()));
+                assert!(flipped.is_damaged() || same && (flipped.kind(), flipped.name_len()) != (3, sound.name_len()));
             }
         }
     }
@@ -504,12 +619,17 @@ mod tests {
         assert_described!("Header", Header: magic version byte_order word_bits backend size participants waiters names
             index_cells participants_at waiters_at index_at entries_at extents_at extents_size mode reserved token_base
             place checksum);
-        assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand reserved);
+        assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand units_hand
+            reserved);
         assert_described!("Lock words", LockWords: owner thread sleepers contended);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
             flags command behalf reserved digest life behalf_command reserved_too);
         assert_described!("Waiter record", Waiter: who what thread since reserved);
-        assert_described!("Entry", Entry: lock meta since lease swept hash name dead dead_command recovered reserved);
+        assert_described!("Entry", Entry: lock meta since lease bell state name hash swept dead dead_command recovered extents
+            count reserved);
+        assert_described!("Bell", Bell: rung sleepers);
+        assert_described!("Seat", Seat: owner note);
+        assert_described!("Cell of readers", ReaderCell: word since reserved);
     }
 
     #[test]
@@ -524,6 +644,7 @@ mod tests {
             ["`waiters_at`", &size(size_of::<Waiter>(), "waiters"), "waiters"],
             ["`index_at`", &size(size_of::<AtomicU32>(), "index_cells"), "index"],
             ["`entries_at`", &size(size_of::<Entry>(), "names"), "entries"],
+            ["after the entries", "4 × units", "units"],
             ["`extents_at`", "`extents_size`", "extents"],
         ];
         assert_eq!(parts, expected);
@@ -537,7 +658,8 @@ mod tests {
                 row("waiters", header.waiters, header.waiters_at),
                 row("index", header.index_cells, header.index_at),
                 row("entries", header.names, header.entries_at),
-                row("extents", 0, header.extents_at),
+                row("units", header.units() as u32, header.units_at()),
+                row("extents", header.units() as u32, header.extents_at),
             ]
         );
     }

@@ -4,10 +4,12 @@
 //! * [`open`]: roots and directories, creating and opening, "the file is gone".
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
 //! * [`names`]: from a name to its lock, and back to an unused place. [`index`]: the cells in which names are looked up.
+//! * [`extents`]: room for what does not fit an entry.
 //! * [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 //! * [`inspect`]: looking at all of that from outside, without writing.
 
 mod deaths;
+pub(crate) mod extents;
 #[allow(unsafe_code)] // It says which types may lie in shared memory.
 pub(crate) mod format;
 mod index;
@@ -21,9 +23,11 @@ use std::sync::Arc;
 
 use crate::os::file::KeptFile;
 use crate::os::map::{Mapping, Table};
+use crate::protocol::rwlock::ReaderCell;
+use crate::protocol::seat::Seat;
 use crate::protocol::word::OwnerWord;
 use crate::{Error, Result};
-use format::{Entry, Globals, HEADER_LEN, Header, Record, Waiter};
+use format::{Entry, Globals, HEADER_LEN, Header, Line, Record, Waiter};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -44,6 +48,11 @@ pub(crate) struct Segment {
     pub(crate) waiters: Table<Waiter>,
     index: Table<AtomicU32>,
     pub(crate) entries: Table<Entry>,
+    units: Table<AtomicU32>,
+    /// The extents, seen as what lies in them.
+    pub(crate) lines: Table<Line>,
+    pub(crate) cells: Table<ReaderCell>,
+    pub(crate) seats: Table<Seat>,
 }
 
 impl Segment {
@@ -56,6 +65,10 @@ impl Segment {
             waiters: map.table(header.waiters_at, header.waiters.into()).ok_or_else(table_missing)?,
             index: map.table(header.index_at, header.index_cells.into()).ok_or_else(table_missing)?,
             entries: map.table(header.entries_at, header.names.into()).ok_or_else(table_missing)?,
+            units: map.table(header.units_at(), header.units()).ok_or_else(table_missing)?,
+            lines: map.table(header.extents_at, header.extents_size / 64).ok_or_else(table_missing)?,
+            cells: map.table(header.extents_at, header.extents_size / 64).ok_or_else(table_missing)?,
+            seats: map.table(header.extents_at, header.extents_size / 16).ok_or_else(table_missing)?,
             header,
             file: KeptFile::new(file).map_err(|e| Error::system("keep open", &path, e))?,
             path,

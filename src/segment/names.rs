@@ -13,7 +13,8 @@
 //!    own lock. So whoever holds a lock whose generation is right holds the lock of that name.
 //! 2. The epoch an entry is given up with is at most the space's floor, and an entry gets a new name with an epoch of at least the
 //!    floor: a name's tokens grow, wherever it lives.
-//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up.
+//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up, and whose kind keeps nothing for later; and only
+//!    while whoever gives it up holds its lock and found nobody who has a part of it.
 //!
 //! Damage: a name that is not found is given an entry, so whoever missed one because of a flipped bit would hand out a second lock of
 //! that name. Therefore cells, meta words and names can be told from damaged ones, and a search under the names' lock that comes by
@@ -23,14 +24,17 @@
 //! If we die: the entry is held by us and nameless, or named and not in the index. The first is given back like any lock, and
 //! found by the next sweep; the second is put in order by whoever gets the names' lock next.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
 use super::Segment;
+use super::extents::Wanted;
 use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
 use super::index::Cell;
 use crate::digest::fnv1a;
 use crate::os::futex;
+use crate::protocol::rwlock;
+use crate::protocol::seat::Seat;
 use crate::protocol::word::{OwnerWord, Slot, Step};
 use crate::{Error, Result};
 
@@ -119,13 +123,41 @@ impl Segment {
     }
 
     /// Gives `name` an entry. The caller holds the names' lock as `me`, and did not find the name.
-    pub(crate) fn register(&self, name: &str, kind: Kind, me: Slot) -> Result<Known> {
-        let hash = fnv1a(name.as_bytes());
+    pub(crate) fn register(&self, name: &str, wanted: &Wanted<'_>, me: Slot) -> Result<Known> {
         let (index, held) = self.claim_entry(me)?;
         let entry = &self.entries[index as usize];
         // Everything from here to the end is under the entry's own lock (invariant 1).
+        let (generation, held) = self.wipe(index, held);
+        // Not the epoch of any word that was there before: whoever is late does not find what it expects.
+        let free = held.release().0;
+        if !self.settle(index, wanted, free) && !(self.make_room(me) && self.settle(index, wanted, free)) {
+            let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
+            return Err(self.no_extents(name, wanted));
+        }
+        let hash = fnv1a(name.as_bytes());
+        entry.hash.store(hash, Relaxed);
+        store_text(&entry.name, name.as_bytes());
+        entry.since.store(0, Relaxed);
+        entry.dead.store(0, Relaxed);
+        entry.recovered.store(0, Relaxed);
+        entry.lock.contended.store(0, Relaxed);
+        entry.state.store(0, Relaxed);
+        entry.swept.store(held.epoch(), Relaxed);
+        // Release: the name. Pairs with the Acquire in `matching`.
+        entry.meta.store(Meta::used(generation, wanted.kind, name.len()).0, Release);
+        self.index_insert(hash, index);
+        // It fails only if a peer scribbles; then the lock itself says that it is damaged.
+        let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
+        Ok(Known { place: Place { entry: index, generation }, kind: wanted.kind as u8 })
+    }
+
+    /// Takes an entry's name and extents from it. The caller holds the names' lock and, as `held`, the entry's; the entry's new
+    /// generation, and what it is held with now.
+    fn wipe(&self, index: u32, held: OwnerWord) -> (u32, OwnerWord) {
+        let entry = &self.entries[index as usize];
         // Both numbers are a peer's to damage: an epoch has 48 bits, and a generation must be a new one for this entry.
         let floor = (self.globals().epoch_floor.load(Relaxed) & OwnerWord::MAX_EPOCH).max(held.epoch());
+        let floor = (floor + 1).min(OwnerWord::MAX_EPOCH);
         self.globals().epoch_floor.store(floor, Relaxed);
         let last = Meta(entry.meta.load(Relaxed)).generation();
         let next = self.globals().generation.load(Relaxed).wrapping_add(1);
@@ -138,20 +170,68 @@ impl Segment {
         // Invariant 2, before the name: if we die, whoever gets the lock goes on from here.
         let raised = held.raise(floor);
         let _ = entry.lock.owner.compare_exchange(held.0, raised.0, Relaxed, Relaxed);
-        let held = raised;
-        entry.hash.store(hash, Relaxed);
-        store_text(&entry.name, name.as_bytes());
-        entry.since.store(0, Relaxed);
-        entry.dead.store(0, Relaxed);
-        entry.recovered.store(0, Relaxed);
-        entry.lock.contended.store(0, Relaxed);
-        entry.swept.store(floor, Relaxed);
-        // Release: the name. Pairs with the Acquire in `matching`.
-        entry.meta.store(Meta::used(generation, kind, name.len()).0, Release);
-        self.index_insert(hash, index);
-        // It fails only if a peer scribbles; then the lock itself says that it is damaged.
-        let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
-        Ok(Known { place: Place { entry: index, generation }, kind: kind as u8 })
+        self.clear_extents(index);
+        // Whoever waits there for something else than the lock has to look whose entry it is.
+        entry.bell.ring(|rung| {
+            futex::wake(rung, i32::MAX);
+        });
+        (generation, raised)
+    }
+
+    /// Takes the extents from all names that nobody uses now. Whether there were any. The caller holds the names' lock as `me`.
+    fn make_room(&self, me: Slot) -> bool {
+        let mut any = false;
+        for (index, entry) in (0u32..).zip(self.entries.iter()) {
+            let meta = Meta(entry.meta.load(Relaxed));
+            let word = entry.lock.look();
+            let has_some = entry.extents.iter().any(|extent| extent.load(Relaxed) != 0);
+            if !has_some || !meta.is_used() || !may_be_given_up(entry, meta, word) {
+                continue;
+            }
+            let Some(held) = self.hold(index, me, word) else { continue };
+            let held = match self.is_unused(entry, meta) {
+                true => {
+                    any = true;
+                    self.wipe(index, held).1
+                }
+                false => held,
+            };
+            let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
+        }
+        any
+    }
+
+    /// Takes a name away, with all it had. Whether it was there and nobody used it. The caller holds the names' lock as `me`, and of the
+    /// entry knows that it is the name's.
+    pub(crate) fn unregister(&self, index: u32, me: Slot) -> bool {
+        let entry = &self.entries[index as usize];
+        let (meta, word) = (Meta(entry.meta.load(Relaxed)), entry.lock.look());
+        let Some(held) = self.hold(index, me, word) else { return false };
+        let unused = self.is_unused(entry, meta);
+        let held = if unused { self.wipe(index, held).1 } else { held };
+        let freed = if unused { held.release() } else { held.give_up() };
+        if entry.lock.owner.compare_exchange(held.0, freed.0, SeqCst, Relaxed).is_ok() {
+            entry.lock.wake_sleepers(freed, |word| futex::wake(word, 1) > 0);
+        }
+        unused
+    }
+
+    /// Whether nobody has a part of the lock that the caller holds, so that nobody new can get one.
+    fn is_unused(&self, entry: &Entry, meta: Meta) -> bool {
+        // SeqCst: whoever reads counted itself before it looked at the word that the caller is in now.
+        let Some(kind) = Kind::from_number(meta.kind()) else { return false };
+        if entry.bell.sleepers.load(SeqCst) != 0 {
+            return false;
+        }
+        match kind {
+            Kind::RwLock | Kind::RwLockData => {
+                self.cells_of(entry).all(|cell| cell.is_ok_and(|cell| rwlock::Cell(cell.word.load(SeqCst)).is_idle()))
+            }
+            Kind::Semaphore | Kind::Barrier | Kind::Latch => self
+                .seats_of(entry)
+                .is_ok_and(|seats| seats.iter().map(Seat::look).all(|word| word.is_free() && !word.is_abandoned())),
+            _ => true,
+        }
     }
 
     /// An entry that was never used, or that is not used now, with its lock held.
@@ -183,20 +263,22 @@ impl Segment {
             let entry = &self.entries[index as usize];
             let word = entry.lock.look();
             let meta = Meta(entry.meta.load(Relaxed));
-            if meta.is_used() || meta.is_damaged() {
+            let has_name = meta.is_used() || meta.is_damaged();
+            if has_name {
                 let unused_since = entry.swept.swap(word.epoch(), Relaxed) == word.epoch();
-                let stateless = meta.kind() == Kind::Mutex as u8;
-                if !unused_since || !stateless || word.is_abandoned() {
+                if !unused_since || !may_be_given_up(entry, meta, word) {
                     continue;
                 }
-            }
-            if entry.lock.sleepers.load(Relaxed) != 0 {
+            } else if entry.lock.sleepers.load(Relaxed) != 0 {
                 continue;
             }
-            if let Some(held) = self.hold(index, me, word) {
-                globals.sweep_hand.store((index + 1) % capacity, Relaxed);
-                return Ok((index, held));
+            let Some(held) = self.hold(index, me, word) else { continue };
+            if has_name && !self.is_unused(entry, meta) {
+                let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
+                continue;
             }
+            globals.sweep_hand.store((index + 1) % capacity, Relaxed);
+            return Ok((index, held));
         }
         Err(Error::Full { path: self.space().into(), what: "locks", capacity })
     }
@@ -269,6 +351,9 @@ impl Segment {
                 self.index_insert(entry.hash.load(Relaxed), index);
             }
         }
+        if but.is_none() {
+            self.rebuild_units();
+        }
         Ok(())
     }
 }
@@ -280,6 +365,14 @@ fn is_sound(entry: &Entry) -> bool {
         true => fnv1a(&load_text(&entry.name, meta.name_len())) == entry.hash.load(Relaxed),
         false => !meta.is_damaged(),
     }
+}
+
+/// Whether a name can be given to another, as far as can be seen without holding its lock.
+fn may_be_given_up(entry: &Entry, meta: Meta, word: OwnerWord) -> bool {
+    Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
+        && !word.is_abandoned()
+        && entry.lock.sleepers.load(Relaxed) == 0
+        && entry.bell.sleepers.load(Relaxed) == 0
 }
 
 /// Whether nobody ever used the entry.

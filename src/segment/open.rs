@@ -21,7 +21,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::geteuid;
 
 use super::Segment;
-use super::format::{Choice, Flaw, HEADER_LEN, Header, VERSION};
+use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, VERSION};
 use crate::digest::fnv1a;
 use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
@@ -37,11 +37,14 @@ pub(crate) struct Options {
     pub(crate) root: Option<PathBuf>,
     pub(crate) participants: Option<u32>,
     pub(crate) names: Option<u32>,
+    /// Bytes.
+    pub(crate) extents: Option<u64>,
     pub(crate) mode: Option<u32>,
 }
 
 const DEFAULT_PARTICIPANTS: u32 = 1024;
 const DEFAULT_NAMES: u32 = 4096;
+const DEFAULT_EXTENTS: u64 = 2 << 20;
 const DEFAULT_MODE: u32 = 0o600;
 const MOST_NAMES: u32 = 1 << 24;
 
@@ -84,6 +87,14 @@ impl Options {
         };
         in_range("participants", self.participants, Slot::MAX)?;
         in_range("locks", self.names, MOST_NAMES)?;
+        match self.extents {
+            Some(bytes) if bytes > MOST_EXTENTS => Err(Error::InvalidOption {
+                option: "extents",
+                value: bytes.to_string(),
+                reason: format!("it goes from 0 to {MOST_EXTENTS} bytes"),
+            }),
+            _ => Ok(()),
+        }?;
         match self.mode {
             Some(mode) if mode & !0o660 != 0 || mode & 0o600 != 0o600 => Err(Error::InvalidOption {
                 option: "mode",
@@ -103,6 +114,7 @@ impl Options {
         Choice {
             participants: self.participants.unwrap_or(DEFAULT_PARTICIPANTS),
             names: self.names.unwrap_or(DEFAULT_NAMES),
+            extents: self.extents.unwrap_or(DEFAULT_EXTENTS),
             mode: self.mode.unwrap_or(DEFAULT_MODE),
         }
     }
@@ -460,21 +472,23 @@ impl Found {
                 ),
             ));
         }
-        let agrees = |option, wanted: Option<u32>, existing: u32, octal: bool| match wanted {
-            Some(wanted) if wanted != existing => {
-                let show = |value: u32| if octal { format!("{value:#o}") } else { value.to_string() };
-                Err(Error::OptionDiffers {
-                    path: space.clone(),
-                    option,
-                    existing: show(existing),
-                    wanted: show(wanted),
-                })
-            }
+        let differs = |option, existing: String, wanted: String| {
+            Err(Error::OptionDiffers { path: space.clone(), option, existing, wanted })
+        };
+        let agrees = |option, wanted: Option<u64>, existing: u64| match wanted {
+            Some(wanted) if wanted != existing => differs(option, existing.to_string(), wanted.to_string()),
             _ => Ok(()),
         };
-        agrees("participants", options.participants, header.participants, false)?;
-        agrees("locks", options.names, header.names, false)?;
-        agrees("mode", options.mode, header.mode, true)?;
+        agrees("participants", options.participants.map(u64::from), header.participants.into())?;
+        agrees("locks", options.names.map(u64::from), header.names.into())?;
+        // Whole pages are given.
+        agrees("extents", options.extents.map(|bytes| bytes.next_multiple_of(4096)), header.extents_size)?;
+        match options.mode {
+            Some(mode) if mode != header.mode => {
+                differs("mode", format!("{:#o}", header.mode), format!("{mode:#o}"))?;
+            }
+            _ => {}
+        }
         let map = Mapping::new(&file, len).map_err(|e| Error::system("map", &path, e))?;
         let directory = KeptFile::new(directory).map_err(|e| Error::system("look at", &space, e))?;
         Ok((Segment::new(header, path, file, &map)?, directory))

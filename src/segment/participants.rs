@@ -326,7 +326,7 @@ impl Segment {
     /// Frees every lock that `dead` stands in, marked as abandoned, and takes its sleepers off their counts.
     fn give_back_all(&self, dead: Slot, incarnation: u32, pid: u32) {
         let wake = |word: &_| futex::wake(word, 1) > 0;
-        recovery::give_back(&self.globals().names, dead, |_| (), wake);
+        recovery::give_back(&self.globals().names, dead, |_| true, wake);
         let command = self.command(dead);
         // Entries beyond were never used: it grows before an entry is. If the next one was used, the number is damaged.
         let used = match self.globals().entries_used.load(Acquire) as usize {
@@ -335,8 +335,21 @@ impl Segment {
         };
         for entry in &self.entries[..used] {
             let note = |word: OwnerWord| entry.note_death(word.epoch(), pid, &command);
-            if recovery::give_back(&entry.lock, dead, note, wake).is_some() {
+            let told = |word: OwnerWord| {
+                let told = entry.is_told_of(word);
+                if told {
+                    note(word);
+                }
+                told
+            };
+            let held = recovery::give_back(&entry.lock, dead, told, wake).is_some();
+            let parts = self.give_back_parts(entry, dead, incarnation, note);
+            if held || parts {
                 entry.recovered.fetch_add(1, Relaxed);
+                // Also for those who wait for whoever held it: they may see what that death means for them.
+                entry.bell.ring(|rung| {
+                    futex::wake(rung, i32::MAX);
+                });
             }
         }
         self.clear_waiters_of(dead, incarnation);

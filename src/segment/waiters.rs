@@ -25,20 +25,28 @@ fn who(slot: Slot, incarnation: u32) -> u64 {
 pub(crate) enum Target {
     Names,
     Lock(Place),
+    /// Anything else than its lock.
+    Bell(Place),
 }
+
+/// In the entry's half of a target: the bell.
+const BELL: u32 = 1 << 31;
 
 impl Target {
     fn pack(self) -> u64 {
         match self {
             Self::Names => 0,
             Self::Lock(place) => (place.entry as u64 + 1) << 32 | place.generation as u64,
+            Self::Bell(place) => ((place.entry + 1) | BELL) as u64 * (1 << 32) | place.generation as u64,
         }
     }
 
     fn unpack(what: u64) -> Self {
-        match ((what >> 32) as u32).checked_sub(1) {
+        let (entry, generation) = ((what >> 32) as u32, what as u32);
+        match (entry & !BELL).checked_sub(1) {
             None => Self::Names,
-            Some(entry) => Self::Lock(Place { entry, generation: what as u32 }),
+            Some(index) if entry & BELL != 0 => Self::Bell(Place { entry: index, generation }),
+            Some(index) => Self::Lock(Place { entry: index, generation }),
         }
     }
 }
@@ -97,14 +105,23 @@ impl Segment {
         for record in self.waiters.iter() {
             match record.who.load(Acquire) {
                 seen if seen == who => {
-                    let entry = record.what.load(Relaxed) >> 32;
+                    let target = Target::unpack(record.what.load(Relaxed));
                     if !clear(record, who) {
                         continue;
                     }
-                    if entry == 0 {
-                        self.globals().names.uncount(wake);
-                    } else if let Some(entry) = self.entries.get(entry as usize - 1) {
-                        entry.lock.uncount(wake);
+                    let entry = |place: Place| self.entries.get(place.entry as usize);
+                    match target {
+                        Target::Names => self.globals().names.uncount(wake),
+                        Target::Lock(place) => {
+                            if let Some(entry) = entry(place) {
+                                entry.lock.uncount(wake);
+                            }
+                        }
+                        Target::Bell(place) => {
+                            if let Some(entry) = entry(place) {
+                                entry.bell.uncount();
+                            }
+                        }
                     }
                 }
                 seen if seen == who | CLAIMED => {

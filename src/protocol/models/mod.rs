@@ -7,7 +7,8 @@
 //! That takes less than four minutes on two cores, and says how many executions each model has. `LOOM_MAX_PREEMPTIONS=4` before it raises all
 //! bounds for a long run; 3 in the RMW mode of the large models is 50,000 to 90,000 executions, 10 to 30 seconds.
 //!
-//! * [`world`]: what surrounds a lock: its futex, who lives, what it guards; and a participant's turn.
+//! * [`machine`]: what surrounds all of them: futexes, who lives, who is asleep.
+//! * [`world`]: a mutex in a machine, what it guards, and a participant's turn.
 //! * [`mutex`]: exclusion, wake-ups, tokens, giving up, among two and three of the living.
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
@@ -25,6 +26,7 @@
 //! incarnations, leases, `SeqCst` operations as such, and the oracle, which is told what is so.
 
 mod deaths;
+mod machine;
 mod mutex;
 mod recovery;
 mod seeded;

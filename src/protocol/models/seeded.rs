@@ -9,7 +9,8 @@ use std::process::Command;
 use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
 use super::super::word::{Owner, OwnerWord, Slot, Step};
 use super::super::{Host, Verdict, recovery};
-use super::world::{Algorithm, CLAIMED, Outcome, Participant};
+use super::machine::Thread;
+use super::world::{Algorithm, CLAIMED, Outcome};
 use super::{Mode, deaths, explore, mutex, recovery as models, sweep};
 use crate::sync::{AtomicU64, total_order};
 
@@ -89,7 +90,7 @@ impl Copied {
             }
             from = now;
         }
-        let Step::To(mut taken) = from.take_over(me) else { unreachable!("tokens are left") };
+        let Step::To(mut taken) = from.take_over(me, true) else { unreachable!("tokens are left") };
         if self.has(Bug::TakeOverWithoutEpoch) {
             taken = OwnerWord(taken.0 - (1 << 16));
         }
@@ -143,7 +144,7 @@ impl Copied {
 }
 
 impl Algorithm for Copied {
-    fn acquire(self, lock: &LockWords, host: &Participant, me: Slot) -> Outcome {
+    fn acquire(self, lock: &LockWords, host: &Thread, me: Slot) -> Outcome {
         let mut counted = false;
         let mut seen = lock.look();
         let outcome = loop {
@@ -173,7 +174,7 @@ impl Algorithm for Copied {
                 },
                 Owner::Damaged => unreachable!("{seen:?}"),
             }
-            if let Err(refusal) = host.may_sleep(seen) {
+            if let Err(refusal) = host.may_sleep() {
                 break Err(Failure::Refused(refusal));
             }
             let early = self.has(Bug::WordIsReadBeforeCounting).then(|| {
@@ -245,7 +246,7 @@ impl Algorithm for Copied {
             return Some(seen);
         }
         if !self.has(Bug::GiveBackByStore) {
-            return recovery::give_back(lock, dead, |_| (), wake);
+            return recovery::give_back(lock, dead, |_| true, wake);
         }
         (seen.slot_code() == dead.code()).then(|| {
             lock.owner.store(seen.abandon().0, SeqCst);
