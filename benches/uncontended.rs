@@ -33,7 +33,7 @@ fn uncontended(criterion: &mut Criterion) {
     let mut place = Box::new(MaybeUninit::uninit());
     // SAFETY: as above.
     let semaphore: &Semaphore = unsafe {
-        Semaphore::init(place.as_mut_ptr());
+        Semaphore::init(place.as_mut_ptr(), 1);
         place.assume_init_ref()
     };
     add(&mut group, "sem_t", semaphore);

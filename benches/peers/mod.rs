@@ -1,6 +1,9 @@
 //! The locks that hostlock is measured against, each behind the same two calls.
 #![allow(dead_code)]
 
+pub mod arena;
+pub mod read_write;
+
 use std::cell::UnsafeCell;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,7 +97,7 @@ impl Lock for Pthread {
     }
 }
 
-/// `sem_t` with `pshared`, as a mutex.
+/// `sem_t` with `pshared`.
 #[repr(transparent)]
 pub struct Semaphore(UnsafeCell<libc::sem_t>);
 
@@ -104,9 +107,9 @@ unsafe impl Sync for Semaphore {}
 impl Semaphore {
     /// # Safety
     /// As [`Pthread::init`].
-    pub unsafe fn init(place: *mut Self) {
+    pub unsafe fn init(place: *mut Self, value: u32) {
         // SAFETY: the caller vouches for the place.
-        unsafe { assert_eq!(libc::sem_init((*place).0.get(), 1, 1), 0) };
+        unsafe { assert_eq!(libc::sem_init((*place).0.get(), 1, value), 0) };
     }
 }
 
@@ -118,6 +121,54 @@ impl Lock for Semaphore {
         let result = critical();
         // SAFETY: as above.
         unsafe { assert_eq!(libc::sem_post(self.0.get()), 0) };
+        result
+    }
+}
+
+/// One permit of a semaphore.
+pub struct HostlockPermits(pub hostlock::Semaphore);
+
+impl Lock for HostlockPermits {
+    #[inline]
+    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
+        let _permit = self.0.acquire().expect("a permit");
+        critical()
+    }
+}
+
+/// A System V semaphore that the kernel gives back for the dead: `semop` with `SEM_UNDO`.
+pub struct SysV(libc::c_int);
+
+impl SysV {
+    pub fn new(value: u32) -> Self {
+        // SAFETY: no pointers.
+        let id = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
+        assert!(id >= 0, "semget: {}", std::io::Error::last_os_error());
+        // SAFETY: SETVAL takes an int.
+        assert_eq!(unsafe { libc::semctl(id, 0, libc::SETVAL, value as libc::c_int) }, 0);
+        Self(id)
+    }
+
+    fn add(&self, change: i16) {
+        let mut operation = libc::sembuf { sem_num: 0, sem_op: change, sem_flg: libc::SEM_UNDO as i16 };
+        // SAFETY: one operation. A signal may interrupt the wait.
+        while unsafe { libc::semop(self.0, &raw mut operation, 1) } != 0 {}
+    }
+}
+
+impl Drop for SysV {
+    fn drop(&mut self) {
+        // SAFETY: no pointers. Without this it would outlive the program.
+        unsafe { libc::semctl(self.0, 0, libc::IPC_RMID) };
+    }
+}
+
+impl Lock for SysV {
+    #[inline]
+    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
+        self.add(-1);
+        let result = critical();
+        self.add(1);
         result
     }
 }

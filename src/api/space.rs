@@ -187,7 +187,7 @@ impl SpaceBuilder {
     }
 
     /// Room for what does not fit a name's entry, in bytes, up to 64 GiB: the readers of read-write locks (512 bytes each, more when many
-    /// processes read), permits and members (16 bytes each), data. Default: 2 MiB. It is allocated when the space is created.
+    /// processes read), permits and members (16 bytes each), data. Default: 512 bytes for each of [`locks`](Self::locks), 2 MiB at most. It is allocated when the space is created.
     pub fn extents(mut self, bytes: u64) -> Self {
         self.options.extents = Some(bytes);
         self

@@ -21,7 +21,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::geteuid;
 
 use super::Segment;
-use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, VERSION};
+use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, UNIT, VERSION};
 use crate::digest::fnv1a;
 use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
@@ -44,7 +44,8 @@ pub(crate) struct Options {
 
 const DEFAULT_PARTICIPANTS: u32 = 1024;
 const DEFAULT_NAMES: u32 = 4096;
-const DEFAULT_EXTENTS: u64 = 2 << 20;
+/// One unit for each name, up to so many bytes in all.
+const MOST_DEFAULT_EXTENTS: u64 = 2 << 20;
 const DEFAULT_MODE: u32 = 0o600;
 const MOST_NAMES: u32 = 1 << 24;
 
@@ -111,10 +112,11 @@ impl Options {
     }
 
     fn choice(&self) -> Choice {
+        let names = self.names.unwrap_or(DEFAULT_NAMES);
         Choice {
             participants: self.participants.unwrap_or(DEFAULT_PARTICIPANTS),
-            names: self.names.unwrap_or(DEFAULT_NAMES),
-            extents: self.extents.unwrap_or(DEFAULT_EXTENTS),
+            names,
+            extents: self.extents.unwrap_or((u64::from(names) * UNIT).min(MOST_DEFAULT_EXTENTS)),
             mode: self.mode.unwrap_or(DEFAULT_MODE),
         }
     }

@@ -19,7 +19,7 @@ pub const SIZE: usize = 5 * PAGE;
 
 /// The smallest space in which three processes have room beside one that comes and goes.
 pub fn open(root: &Path) -> Result<Space> {
-    Space::builder("test").root(root).participants(4).locks(4).open()
+    Space::builder("test").root(root).participants(4).locks(4).extents(0).open()
 }
 
 /// A place that means something.
