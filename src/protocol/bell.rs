@@ -51,6 +51,8 @@ impl Bell {
             }
             step += 1;
         }
+        // Whoever must not wait is not counted, so that attempts cost nobody a wake.
+        host.may_sleep()?;
         self.wait_counted(host, |_| (), |_| look())
     }
 

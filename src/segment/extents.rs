@@ -127,7 +127,7 @@ impl Unit {
             Self::Free(content) => (content as u32) << Self::CONTENT_SHIFT,
             Self::Used(content, entry) => (content as u32) << Self::CONTENT_SHIFT | (entry + 1),
         };
-        value | (value.count_ones() & 1) * Self::PARITY
+        value | ((value.count_ones() & 1) << 31)
     }
 
     fn read(word: u32) -> Self {

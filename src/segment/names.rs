@@ -141,7 +141,9 @@ impl Segment {
         entry.dead.store(0, Relaxed);
         entry.recovered.store(0, Relaxed);
         entry.lock.contended.store(0, Relaxed);
-        entry.state.store(0, Relaxed);
+        // A reader's token is that of the last write, which before the first one is larger than all of names that were here.
+        let state = if matches!(wanted.kind, Kind::RwLock | Kind::RwLockData) { held.epoch() } else { 0 };
+        entry.state.store(state, Relaxed);
         entry.swept.store(held.epoch(), Relaxed);
         // Release: the name. Pairs with the Acquire in `matching`.
         entry.meta.store(Meta::used(generation, wanted.kind, name.len()).0, Release);

@@ -37,7 +37,7 @@ impl Target {
         match self {
             Self::Names => 0,
             Self::Lock(place) => (place.entry as u64 + 1) << 32 | place.generation as u64,
-            Self::Bell(place) => ((place.entry + 1) | BELL) as u64 * (1 << 32) | place.generation as u64,
+            Self::Bell(place) => (((place.entry + 1) | BELL) as u64) << 32 | place.generation as u64,
         }
     }
 

@@ -78,8 +78,8 @@ pub struct Death {
     pub word: u64,
     /// The acquisition that the next owner has to be told of; 0: none.
     pub token: u64,
-    /// Sleepers counted that no record stands for, by lock: of the names, then of the entries.
-    pub stray: [u32; 5],
+    /// Sleepers counted that no record stands for, as [`counts`] lists them.
+    pub stray: [u32; COUNTS],
 }
 
 impl Case {
@@ -154,6 +154,11 @@ impl Case {
         }
     }
 
+    /// Notes what [`settle`](Self::settle) has to know, of whatever the operation was.
+    pub fn note_strays(&mut self) {
+        self.death.stray = strays(&self.raw());
+    }
+
     /// A third party acquires the lock if the victim does not hold it, and keeps it while the victim dies.
     pub fn barge(&mut self, victim: &Victim) {
         self.look(victim);
@@ -213,9 +218,11 @@ impl Case {
         assert_eq!(waiters(&raw), [], "sleepers still noted");
         let names = raw.names();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len(), "a name has two entries: {names:?}");
-        for (at, stray) in locks(&raw).into_iter().zip(self.death.stray) {
+        for at in [NAMES_LOCK_AT].into_iter().chain(raw.entries().into_iter().map(|entry| entry.at)) {
             assert_eq!(raw.u64_at(at) & 0xFFFC, 0, "a lock is still held");
-            let counted = raw.u32_at(at + 16) & !WOKEN;
+        }
+        for ((at, _), stray) in counts(&raw).into_iter().zip(self.death.stray) {
+            let counted = raw.u32_at(at) & !WOKEN;
             assert!(counted <= stray, "{counted} still counted as asleep, {stray} had no record");
         }
     }
@@ -223,11 +230,8 @@ impl Case {
     /// Starts a process that waits for the lock, up to where it only has to be let go.
     pub fn prepare_sleeper(&mut self) {
         let mutex = self.mutex(NAME);
-        let join = self.mutex(JOIN);
         let victim = self.controls.victim;
-        self.sleeper = Some(Forked::new(self.controls.sleeper, |control| {
-            join_in(&join);
-            control.wait_at_gate();
+        self.prepare(|control| {
             let guard = mutex.lock().expect("a lock");
             control.inside.store(1, SeqCst);
             if victim.inside.load(SeqCst) == 1 && victim.dead.load(SeqCst) == 0 {
@@ -237,6 +241,16 @@ impl Case {
             control.told.store(guard.abandoned().map_or(0, |dead| dead.token), SeqCst);
             control.inside.store(0, SeqCst);
             drop(guard);
+        });
+    }
+
+    /// Starts a process that is about to do `what`, up to where it only has to be let go.
+    pub fn prepare(&mut self, what: impl FnOnce(&'static Control)) {
+        let join = self.mutex(JOIN);
+        self.sleeper = Some(Forked::new(self.controls.sleeper, |control| {
+            join_in(&join);
+            control.wait_at_gate();
+            what(control);
         }));
         self.controls.sleeper.wait_for(READY, "a sleeper does not come into being");
     }
@@ -277,10 +291,14 @@ const WOKEN: u32 = 1 << 31;
 /// In a waiter record: not filled in yet.
 const CLAIMED: u64 = 1 << 15;
 
-/// Where all lock words are: those of the names, and of the first entries.
-fn locks(raw: &Raw) -> Vec<u64> {
-    let entries = raw.entries().into_iter().map(|entry| entry.at);
-    [NAMES_LOCK_AT].into_iter().chain(entries).take(5).collect()
+/// The names' lock, and lock and bell of the first entries.
+const COUNTS: usize = 9;
+
+/// Where all counts of sleepers are, and what the record of a sleeper there says that it waits for.
+fn counts(raw: &Raw) -> Vec<(u64, u64)> {
+    let entries = (1..).zip(raw.entries());
+    let of_entries = entries.flat_map(|(number, entry)| [(entry.at + 16, number), (entry.at + 52, number | 1 << 31)]);
+    [(NAMES_LOCK_AT + 16, 0)].into_iter().chain(of_entries).take(COUNTS).collect()
 }
 
 /// Who is noted as sleeping.
@@ -289,10 +307,10 @@ fn waiters(raw: &Raw) -> Vec<u64> {
     (0..count).map(|index| raw.u64_at(at + index * 64)).filter(|who| *who != 0).collect()
 }
 
-/// How many sleepers each lock counts that no record stands for.
-fn strays(raw: &Raw) -> [u32; 5] {
-    let locks = locks(raw);
-    let count = || locks.iter().map(|at| raw.u32_at(at + 16) & !WOKEN).collect::<Vec<_>>();
+/// How many sleepers each count has that no record stands for.
+fn strays(raw: &Raw) -> [u32; COUNTS] {
+    let counts = counts(raw);
+    let count = || counts.iter().map(|(at, _)| raw.u32_at(*at) & !WOKEN).collect::<Vec<_>>();
     let before = count();
     let at = raw.u64_at(56);
     let noted: Vec<_> = (0..u64::from(raw.u32_at(36)))
@@ -301,9 +319,9 @@ fn strays(raw: &Raw) -> [u32; 5] {
         .map(|at| raw.u64_at(at + 8) >> 32)
         .collect();
     let after = count();
-    let mut strays = [0; 5];
-    for (index, stray) in strays.iter_mut().enumerate().take(locks.len()) {
-        let noted = noted.iter().filter(|of| **of == index as u64).count() as u32;
+    let mut strays = [0; COUNTS];
+    for (index, stray) in strays.iter_mut().enumerate().take(counts.len()) {
+        let noted = noted.iter().filter(|of| **of == counts[index].1).count() as u32;
         // A sleeper may come or go while this reads.
         let counted = before[index].max(after[index]);
         assert!(counted >= noted, "{noted} noted as asleep, {counted} counted: who clears a record takes off another");

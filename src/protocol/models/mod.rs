@@ -9,6 +9,7 @@
 //!
 //! * [`machine`]: what surrounds all of them: futexes, who lives, who is asleep.
 //! * [`world`]: a mutex in a machine, what it guards, and a participant's turn.
+//! * [`bell`]: waiting for something that is not an owner word.
 //! * [`mutex`]: exclusion, wake-ups, tokens, giving up, among two and three of the living.
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
@@ -25,6 +26,7 @@
 //! Nothing here covers: two fuses at once (a second death comes after one that was there before), a record in use by two
 //! incarnations, leases, `SeqCst` operations as such, and the oracle, which is told what is so.
 
+mod bell;
 mod deaths;
 mod machine;
 mod mutex;
@@ -32,6 +34,7 @@ mod recovery;
 mod seeded;
 mod world;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -86,4 +89,26 @@ fn check(mode: Mode, bound: usize, model: impl Fn() + Send + Sync + 'static) -> 
         }
     });
     (executions.load(Ordering::Relaxed), bound)
+}
+
+/// The test `one_bug` of `module`, run with this bug in a process of its own (loom may abort where a model fails), fails for a reason that
+/// is expected.
+fn is_caught(bug: &str, mode: Mode, variable: &str, module: &str, expected: &[&str]) {
+    one_is_caught(bug, mode, variable, module, "one_bug", expected);
+}
+
+fn one_is_caught(bug: &str, mode: Mode, variable: &str, module: &str, one: &str, expected: &[&str]) {
+    let (_, path) = module.split_once("::").unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{path}::{one}"), "--nocapture"])
+        .env(variable, bug)
+        .output()
+        .unwrap();
+    let passed = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{bug} passed all models:\n{passed}");
+    let said = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or_default();
+    assert!(expected.iter().any(|expected| said.contains(expected)), "{bug} failed for another reason:\n{errors}");
+    let last = passed.lines().rfind(|line| line.contains(" seeded")).unwrap_or("nothing");
+    println!("seeded bug {bug} ({mode:?}): caught after {last}: {said}");
 }

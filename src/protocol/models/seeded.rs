@@ -4,14 +4,13 @@
 //! it is the bug that is caught. loom may abort where a model fails, so each bug runs in a process of its own.
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use std::process::Command;
 
 use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
 use super::super::word::{Owner, OwnerWord, Slot, Step};
 use super::super::{Host, Verdict, recovery};
 use super::machine::Thread;
 use super::world::{Algorithm, CLAIMED, Outcome};
-use super::{Mode, deaths, explore, mutex, recovery as models, sweep};
+use super::{Mode, deaths, explore, mutex, one_is_caught, recovery as models, sweep};
 use crate::sync::{AtomicU64, total_order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,23 +372,8 @@ fn the_copy_is_right_when_somebody_dies() {
 
 /// Each of `bugs` makes the test `one` of this module fail, for the reason that is expected.
 fn are_caught(bugs: &[(Bug, Mode, &[&str])], one: &str) {
-    let (_, path) = module_path!().split_once("::").unwrap();
     for (bug, mode, expected) in bugs {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("{path}::{one}"), "--nocapture"])
-            .env(SEEDED, format!("{bug:?}"))
-            .output()
-            .unwrap();
-        let passed = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{bug:?} passed all models:\n{passed}");
-        let said = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1).unwrap_or_default();
-        assert!(
-            expected.iter().any(|expected| said.contains(expected)),
-            "{bug:?} failed for another reason:\n{errors}"
-        );
-        let last = passed.lines().rfind(|line| line.contains(" seeded, ")).unwrap_or("nothing");
-        println!("seeded bug {bug:?} ({mode:?}): caught after {last}: {said}");
+        one_is_caught(&format!("{bug:?}"), *mode, SEEDED, module_path!(), one, expected);
     }
 }
 
