@@ -4,6 +4,7 @@
 //! * [`open`]: roots and directories, creating and opening, "the file is gone".
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
 //! * [`names`]: from a name to its lock, and back to an unused place. [`index`]: the cells in which names are looked up.
+//! * [`meta`]: what an entry is used for.
 //! * [`extents`]: room for what does not fit an entry.
 //! * [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 //! * [`inspect`]: looking at all of that from outside, without writing.
@@ -14,6 +15,7 @@ pub(crate) mod extents;
 pub(crate) mod format;
 mod index;
 pub(crate) mod inspect;
+mod meta;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod participants;
