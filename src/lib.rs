@@ -82,6 +82,7 @@ pub use api::diagnosis;
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},
+    api::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     error::{Error, Result},
     holder::{Abandoned, Held, Holder, Process},
     report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport},

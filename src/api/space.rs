@@ -6,9 +6,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Mutex;
+use super::{Mutex, Semaphore};
 use crate::backend::inspect;
 use crate::backend::lock::{SharedLock, Spec};
+use crate::backend::semaphore::SharedSemaphore;
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
 use crate::segment::format::Kind;
 use crate::segment::open::Options;
@@ -96,6 +97,34 @@ impl Space {
     /// something else; [`Error::Full`] if there are more names than the space has room for and all are in use.
     pub fn mutex(&self, name: &str) -> Result<Mutex> {
         Ok(Mutex::new(SharedLock::new(&self.shared, Spec::of(name, Kind::Mutex))?))
+    }
+
+    /// A handle for the semaphore `name` of this space, which is created with so many permits if nobody named it before. No permit
+    /// is acquired.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] if `permits` is not 1 to 65,536; [`Error::WrongCount`] if the semaphore was made with another number;
+    /// [`Error::NoExtents`] if the space has no room for it, which says how large a space has to be; otherwise as
+    /// [`mutex`](Self::mutex).
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
+    /// let uploads = space.semaphore("uploads", 3)?;
+    /// assert_eq!((uploads.permits(), uploads.available()?), (3, 3));
+    /// let error = space.semaphore("uploads", 4).unwrap_err();
+    /// assert!(matches!(error, hostlock::Error::WrongCount { is: 3, wanted: 4, .. }));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore> {
+        if !(1..=Semaphore::MAX_PERMITS).contains(&permits) {
+            return Err(Error::InvalidOption {
+                option: "permits",
+                value: permits.to_string(),
+                reason: format!("a semaphore has 1 to {}", Semaphore::MAX_PERMITS),
+            });
+        }
+        SharedSemaphore::new(&self.shared, name, permits).map(Semaphore::new)
     }
 
     /// The space's name.

@@ -13,6 +13,7 @@ use crate::os::fork;
 use crate::os::identity::Identity;
 use crate::os::liveness::Life;
 use crate::protocol::mutex::LockWords;
+use crate::protocol::seat::Seat;
 use crate::protocol::word::{Owner, OwnerWord, Slot};
 use crate::report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport};
 use crate::segment::Segment;
@@ -36,17 +37,47 @@ pub(super) fn holder_of(
     if slot.code() != own && matches!(segment.judge(slot, &them, me), Life::Dead(_)) {
         return None;
     }
-    let holder = Holder {
-        pid: them.identity.pid,
-        thread: words.thread_of(seen).map(fork::kernel_thread),
-        command: segment.command(slot),
-        token: segment.token_of(seen),
-        held: since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen)),
-        elsewhere: is_elsewhere(&them, me),
-        on_behalf_of: behalf(segment, slot),
-    };
+    let thread = words.thread_of(seen).map(fork::kernel_thread);
+    let held = since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen));
+    let holder = Holder { thread, ..holder(segment, me, slot, &them, seen, held) };
     // What was read belongs together only if the lock did not change hands meanwhile.
     (words.look() == seen).then_some(holder)
+}
+
+fn holder(segment: &Segment, me: &Identity, slot: Slot, them: &Participant, seen: OwnerWord, held: Held) -> Holder {
+    Holder {
+        pid: them.identity.pid,
+        thread: None,
+        command: segment.command(slot),
+        token: segment.token_of(seen),
+        held,
+        elsewhere: is_elsewhere(them, me),
+        on_behalf_of: behalf(segment, slot),
+    }
+}
+
+/// Who holds permits, one for each, in the order of their tokens. As [`holder_of`].
+pub(super) fn holders_of_seats(segment: &Segment, me: &Identity, own: u16, seats: &[Seat]) -> Vec<Holder> {
+    // Each process is judged once, however many it holds.
+    let mut judged: HashMap<u16, Option<Participant>> = HashMap::new();
+    let mut holders: Vec<_> = seats
+        .iter()
+        .filter_map(|seat| {
+            let seen = seat.look();
+            let Owner::Held(slot) = seen.owner() else { return None };
+            let judge = || {
+                segment
+                    .participant(slot)
+                    .filter(|them| slot.code() == own || !matches!(segment.judge(slot, them, me), Life::Dead(_)))
+            };
+            let them = judged.entry(slot.code()).or_insert_with(judge).as_ref()?;
+            let held = stamp::read(seat.note.load(Relaxed), seen);
+            let holder = holder(segment, me, slot, them, seen, held);
+            (seat.look() == seen).then_some(holder)
+        })
+        .collect();
+    holders.sort_by_key(|holder| holder.token);
+    holders
 }
 
 fn is_elsewhere(them: &Participant, me: &Identity) -> bool {

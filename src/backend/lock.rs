@@ -1,7 +1,7 @@
 //! A named lock, as a handle keeps it: from the fast path to what its owner has to be told.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU64, fence};
 use std::sync::Arc;
 
 use super::shared::SharedSpace;
@@ -20,8 +20,8 @@ use crate::{Error, Result};
 /// One acquisition of a lock: which one, and in which entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Acquisition {
-    word: OwnerWord,
-    entry: u32,
+    pub(super) word: OwnerWord,
+    pub(super) entry: u32,
 }
 
 impl Acquisition {
@@ -34,6 +34,8 @@ impl Acquisition {
 pub(crate) struct Waited {
     pub(crate) acquisition: Acquisition,
     pub(crate) abandoned: Option<Box<Abandonment>>,
+    /// Whom the wait found dead at last, also if there is nothing to tell of that.
+    pub(super) dead: Option<Slot>,
 }
 
 /// A death that the acquisition was told of.
@@ -51,11 +53,11 @@ pub(crate) struct SharedLock {
     me: ForkWord,
     entries: Table<Entry>,
     /// A packed [`Place`]: where the name was the last time.
-    place: AtomicU64,
+    pub(super) place: AtomicU64,
     /// The free word that this handle left behind, with which the next acquisition starts.
-    guess: AtomicU64,
+    pub(super) guess: AtomicU64,
     pub(super) space: Arc<SharedSpace>,
-    spec: Arc<Spec>,
+    pub(super) spec: Arc<Spec>,
 }
 
 /// What a name is, as the handle's maker said. Whoever looks it up and does not find it makes it so.
@@ -108,19 +110,19 @@ impl SharedLock {
 
     /// The code of this process's slot; 0 in a forked child that did not join yet.
     #[inline(always)]
-    fn slot_code(&self) -> u16 {
+    pub(super) fn slot_code(&self) -> u16 {
         self.me.get() as u16
     }
 
     #[inline(always)]
-    fn entry(&self, index: u32) -> &Entry {
+    pub(super) fn entry(&self, index: u32) -> &Entry {
         // A place comes from the table itself, so it is inside.
         &self.entries[index as usize]
     }
 
     /// Whether the entry still belongs to this name. To be asked while holding the entry's lock.
     #[inline(always)]
-    fn is_ours(&self, place: Place) -> bool {
+    pub(super) fn is_ours(&self, place: Place) -> bool {
         // Relaxed: the name changes under the lock that the caller acquired with Acquire.
         Meta(self.entry(place.entry).meta.load(Relaxed)).generation() == place.generation
     }
@@ -195,7 +197,7 @@ impl SharedLock {
                     self.put_back(entry, acquired);
                     return Err(space.segment.overwritten());
                 }
-                Ok(acquired) => return Ok(self.welcome(entry, place, acquired)),
+                Ok(acquired) => return Ok(Waited { dead: wait.dead(), ..self.welcome(entry, place, acquired) }),
                 Err(Failure::Refused(Refusal::TimedOut)) if moved => {
                     let waited = Monotonic::now().since(started);
                     return Err(Error::TimedOut { name: self.spec.name.clone(), holder: None, waited });
@@ -229,7 +231,7 @@ impl SharedLock {
             };
             Box::new(Abandonment { told: Abandoned { token, pid, command }, slot })
         });
-        Waited { acquisition: Acquisition { word, entry: place.entry }, abandoned }
+        Waited { acquisition: Acquisition { word, entry: place.entry }, abandoned, dead: None }
     }
 
     #[inline(always)]
@@ -305,15 +307,25 @@ impl SharedLock {
         }
     }
 
-    /// Who holds the lock now.
-    pub(crate) fn holder(&self) -> Result<Option<Holder>> {
+    /// Where the name is now.
+    pub(super) fn find(&self) -> Result<Place> {
         let mut place = Place::unpack(self.place.load(Relaxed));
-        let entry = self.entry(place.entry);
-        if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
+        if !self.is_still(place) {
             place = self.space.look_up(&self.spec)?;
             self.place.store(place.pack(), Relaxed);
         }
-        let entry = self.entry(place.entry);
+        Ok(place)
+    }
+
+    /// Whether the name still is there, for whoever holds nothing: what it read before was the name's if it is.
+    pub(super) fn is_still(&self, place: Place) -> bool {
+        fence(Acquire);
+        self.is_ours(place)
+    }
+
+    /// Who holds the lock now.
+    pub(crate) fn holder(&self) -> Result<Option<Holder>> {
+        let entry = self.entry(self.find()?.entry);
         Ok(self.space.holder_of(&entry.lock, Some(&entry.since)))
     }
 }

@@ -14,7 +14,7 @@ use crate::os::futex::{self, Woken};
 use crate::os::liveness::Life;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::word::{OwnerWord, Slot};
-use crate::protocol::{Host, Verdict};
+use crate::protocol::{Host, Verdict, semaphore};
 use crate::segment::format::Entry;
 use crate::segment::waiters::{Enlisted, Target};
 
@@ -37,7 +37,6 @@ pub(super) fn wake_all(rung: &AtomicU32) {
 }
 
 /// The same: the change is for one of them.
-#[allow(dead_code)]
 pub(super) fn wake_next(rung: &AtomicU32) {
     futex::wake(rung, 1);
 }
@@ -50,6 +49,10 @@ pub(super) mod stamp {
     const EXACT: u64 = 1 << MILLIS_BITS;
     const EPOCH_SHIFT: u32 = MILLIS_BITS + 1;
 
+    /// A stamp of whoever read no clock: it says only whose it is.
+    const TIME: u64 = EXACT | (EXACT - 1);
+    const _: () = assert!(EPOCH_SHIFT == semaphore::NOTE_EPOCH_SHIFT);
+
     fn millis(now: Monotonic) -> u64 {
         (now.0 / 1_000_000) & (EXACT - 1)
     }
@@ -58,13 +61,13 @@ pub(super) mod stamp {
         word.epoch() << EPOCH_SHIFT | if exact { EXACT } else { 0 } | millis(now)
     }
 
-    /// Whether `stamp` is of the acquisition in `word`.
+    /// Whether `stamp` is of the acquisition in `word`, and says when it was.
     pub(crate) fn is_of(stamp: u64, word: OwnerWord) -> bool {
-        stamp >> EPOCH_SHIFT == (word.epoch() << EPOCH_SHIFT) >> EPOCH_SHIFT
+        stamp & TIME != 0 && stamp >> EPOCH_SHIFT == (word.epoch() << EPOCH_SHIFT) >> EPOCH_SHIFT
     }
 
     pub(crate) fn read(stamp: u64, word: OwnerWord) -> Held {
-        if stamp == 0 || !is_of(stamp, word) {
+        if !is_of(stamp, word) {
             return Held::Unknown;
         }
         let span = millis(Monotonic::now()).saturating_sub(stamp & (EXACT - 1));
@@ -108,6 +111,8 @@ pub(super) struct Wait<'a> {
     pub(super) waiting: Waiting,
     /// Sleeps that ended by themselves.
     sleeps: Cell<u32>,
+    /// Who was found dead at last.
+    dead: Cell<Option<Slot>>,
     enlisted: RefCell<Option<Enlisted>>,
 }
 
@@ -126,8 +131,13 @@ impl<'a> Wait<'a> {
             target,
             waiting,
             sleeps: Cell::new(0),
+            dead: Cell::new(None),
             enlisted: RefCell::new(None),
         }
+    }
+
+    pub(super) fn dead(&self) -> Option<Slot> {
+        self.dead.get()
     }
 
     fn since(&self) -> Option<&'a AtomicU64> {
@@ -183,7 +193,10 @@ impl Host for Wait<'_> {
         // Before the verdict: afterwards somebody else may have moved in. If somebody did before, the word has changed.
         let command = segment.command(slot);
         match segment.judge(slot, &them, &space.me_as_judge()) {
-            Life::Dead(_) => Verdict::Dead(Obituary { pid: them.identity.pid, command, slot }),
+            Life::Dead(_) => {
+                self.dead.set(Some(slot));
+                Verdict::Dead(Obituary { pid: them.identity.pid, command, slot })
+            }
             Life::Alive | Life::Unknown(_) => {
                 judged.store((them.incarnation as u64) << 32 | now & 0xFFFF_FFFF, Relaxed);
                 Verdict::Alive

@@ -8,7 +8,7 @@
 //! * [`word`]: the owner word, its fields and its pure transitions.
 //! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
 //! * [`bell`]: waiting for anything else than an owner word.
-//! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name.
+//! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
 //! * [`recovery`]: giving back a lock that a dead participant left, when nobody waits for it.
 
 pub(crate) mod bell;
@@ -16,6 +16,7 @@ pub(crate) mod mutex;
 pub(crate) mod recovery;
 pub(crate) mod rwlock;
 pub(crate) mod seat;
+pub(crate) mod semaphore;
 pub(crate) mod word;
 
 #[cfg(all(test, hostlock_loom))]

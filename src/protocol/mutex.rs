@@ -81,7 +81,7 @@ pub(crate) enum Failure<Refusal> {
 
 /// The thread word of acquisition `epoch` by `thread`.
 #[inline(always)]
-fn thread_word(thread: u32, word: OwnerWord) -> u64 {
+pub(super) fn thread_word(thread: u32, word: OwnerWord) -> u64 {
     (thread as u64) << 32 | (word.epoch() as u32) as u64
 }
 

@@ -120,6 +120,12 @@ impl OwnerWord {
     /// Held by a code that no slot has: what stands for an acquisition that was ended.
     pub(crate) const ENDED: Self = Self(1 << SLOT_SHIFT);
 
+    /// Free, with that epoch: a token.
+    pub(crate) fn free_at(epoch: u64) -> Self {
+        debug_assert!(epoch <= Self::MAX_EPOCH);
+        Self(epoch << EPOCH_SHIFT)
+    }
+
     #[inline(always)]
     pub(crate) fn epoch(self) -> u64 {
         self.0 >> EPOCH_SHIFT
@@ -189,6 +195,13 @@ impl OwnerWord {
         }
     }
 
+    /// FREE => HELD by me, with a token drawn from another word. The mark stays.
+    #[inline(always)]
+    pub(crate) fn enter(self, me: Slot, token: OwnerWord) -> Self {
+        debug_assert!(self.is_free());
+        Self(token.0 & !(SLOT_MASK | FLAGS_MASK) | (me.code() as u64) << SLOT_SHIFT | self.0 & ABANDONED)
+    }
+
     /// HELD => FREE, by an owner that did nothing with it, or by whoever cleans up after one: the mark stays as it is.
     #[inline(always)]
     pub(crate) fn give_up(self) -> Self {
@@ -250,7 +263,7 @@ mod tests {
     use super::*;
 
     fn free(epoch: u64) -> OwnerWord {
-        OwnerWord(epoch << EPOCH_SHIFT)
+        OwnerWord::free_at(epoch)
     }
 
     fn slots() -> impl Iterator<Item = Slot> {
@@ -315,6 +328,10 @@ mod tests {
                 Step::Exhausted => assert_eq!(word.epoch(), OwnerWord::MAX_EPOCH),
             }
             if word.is_free() {
+                let entered = word.enter(me, free(9));
+                assert_eq!((entered.owner(), entered.epoch()), (Owner::Held(me), 9));
+                assert_eq!(entered.is_abandoned(), word.is_abandoned());
+                assert_eq!(word.enter(me, entered), entered, "a token is an epoch, whatever else stands in its word");
                 continue;
             }
             for told in [true, false] {

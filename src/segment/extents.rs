@@ -13,6 +13,7 @@
 //!
 //! If we die: the names' lock is abandoned, and whoever gets it next makes the units anew from the entries.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::Segment;
@@ -358,6 +359,12 @@ impl Segment {
     pub(crate) fn seats_in(&self, extent: Extent, count: u32) -> &[Seat] {
         let first = extent.first_line() as usize * SEATS_EACH;
         &self.seats[first..][..(count as usize).min(extent.lines() as usize * SEATS_EACH)]
+    }
+
+    /// Where in the table of all seats they are; `None` if so many are not in it.
+    pub(crate) fn seats_from(&self, extent: Extent, count: u32) -> Option<Range<usize>> {
+        let first = extent.first_line() as usize * SEATS_EACH;
+        (count as usize <= extent.lines() as usize * SEATS_EACH).then_some(first..first + count as usize)
     }
 
     /// The cells in an extent.

@@ -289,8 +289,9 @@ impl Segment {
     fn hold(&self, index: u32, me: Slot, seen: OwnerWord) -> Option<OwnerWord> {
         let Step::To(held) = seen.acquire(me) else { return None };
         let owner = &self.entries.get(index as usize)?.lock.owner;
-        // Acquire: what the last one wrote into the entry. Pairs with the release of its lock.
-        owner.compare_exchange(seen.0, held.0, Acquire, Relaxed).is_ok().then_some(held)
+        // Acquire (in SeqCst): what the last one wrote into the entry. Pairs with the release of its lock.
+        // SeqCst, as are the loads in `is_unused`: whoever got a part of the lock past us sees us here, or we see its part.
+        owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed).is_ok().then_some(held)
     }
 
     /// How many entries have a name.

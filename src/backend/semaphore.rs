@@ -1,0 +1,378 @@
+//! A named semaphore, as a handle keeps it: the gate is its [`SharedLock`], the permits are seats in its entry's extent.
+
+use core::ops::Range;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::Arc;
+
+use super::inspect;
+use super::lock::{Acquisition, SharedLock, Spec};
+use super::shared::SharedSpace;
+use super::wait::{Obituary, Wait, Waiting, stamp, wake_next};
+use crate::holder::{Abandoned, Holder};
+use crate::os::clock::{Deadline, Monotonic};
+use crate::os::map::Table;
+use crate::protocol::seat::Seat;
+use crate::protocol::semaphore::{self, Permits, Taken};
+use crate::protocol::word::{OwnerWord, Slot};
+use crate::segment::format::{Entry, Kind, Meta, Place};
+use crate::segment::waiters::Target;
+use crate::{Error, Result};
+
+/// One acquisition of one permit: which one, in which seat, of which entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Permit {
+    word: OwnerWord,
+    seat: u32,
+    entry: u32,
+}
+
+impl Permit {
+    /// Instead of one that was ended: it is nobody's, so ending it does nothing.
+    pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, seat: 0, entry: 0 };
+}
+
+/// What an acquisition brings beside its last permit, if it took its time.
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    /// The permits acquired with it, by token.
+    pub(crate) others: Vec<Permit>,
+    pub(crate) told: Option<Abandoned>,
+    /// Who was found dead, to be cleaned up after when the permits are released.
+    dead: Vec<Slot>,
+}
+
+impl More {
+    fn is_nothing(&self) -> bool {
+        self.others.is_empty() && self.told.is_none() && self.dead.is_empty()
+    }
+}
+
+/// A named semaphore, as a handle keeps it.
+#[derive(Debug)]
+pub(crate) struct SharedSemaphore {
+    lock: SharedLock,
+    /// Of the whole segment.
+    seats: Table<Seat>,
+    count: u32,
+    /// Where the first seat is (high half), of the name that had its entry in that generation (low half).
+    home: AtomicU64,
+    /// Which of the permits this handle had the last time.
+    hint: AtomicU32,
+}
+
+impl Clone for SharedSemaphore {
+    fn clone(&self) -> Self {
+        Self {
+            lock: self.lock.clone(),
+            seats: self.seats.clone(),
+            count: self.count,
+            home: AtomicU64::new(self.home.load(Relaxed)),
+            hint: AtomicU32::new(self.hint.load(Relaxed)),
+        }
+    }
+}
+
+impl SharedSemaphore {
+    pub(crate) const MOST: u32 = 65_536;
+
+    pub(crate) fn new(space: &Arc<SharedSpace>, name: &str, count: u32) -> Result<Self> {
+        let lock = SharedLock::new(space, Spec { count, ..Spec::of(name, Kind::Semaphore) })?;
+        // Handles of different processes start at different permits, so that they seldom meet.
+        let (slot, _) = space.member()?;
+        let hint = AtomicU32::new(slot.index().wrapping_mul(4) % count);
+        // Nowhere yet: the first acquisition goes the long way and finds out.
+        let home = AtomicU64::new(u64::from(!Place::unpack(lock.place.load(Relaxed)).generation));
+        let semaphore = Self { lock, seats: space.segment.seats.clone(), count, home, hint };
+        semaphore.find()?;
+        Ok(semaphore)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    pub(crate) fn permits(&self) -> u32 {
+        self.count
+    }
+
+    /// Finds out where the name is now, and where its seats are.
+    fn find(&self) -> Result<(Place, Range<usize>)> {
+        let segment = &self.lock.space.segment;
+        loop {
+            let place = self.lock.find()?;
+            let range = self.range(place);
+            // Asked for last: what was read before is this name's, or an error is not.
+            if self.lock.is_still(place) {
+                return range.map(|range| (place, range));
+            }
+            if segment.is_overwritten() {
+                return Err(segment.overwritten());
+            }
+        }
+    }
+
+    /// Where the seats of the entry there are, whose name is ours as far as the caller knows.
+    fn range(&self, place: Place) -> Result<Range<usize>> {
+        let segment = &self.lock.space.segment;
+        let extent = segment.extent(self.lock.entry(place.entry), 0)?;
+        let Some(range) = extent.and_then(|extent| segment.seats_from(extent, self.count)) else {
+            return Err(Error::damaged(&segment.path, format!("\"{}\" has lost its permits", self.name())));
+        };
+        if self.lock.is_still(place) {
+            self.home.store((range.start as u64) << 32 | place.generation as u64, Relaxed);
+        }
+        Ok(range)
+    }
+
+    /// Acquires a permit that is free, without a word about the dead.
+    #[inline(always)]
+    pub(crate) fn acquire_fast(&self) -> Option<Permit> {
+        let code = self.lock.slot_code();
+        let place = Place::unpack(self.lock.place.load(Relaxed));
+        let home = self.home.load(Relaxed);
+        if code == 0 || home as u32 != place.generation {
+            return None;
+        }
+        let first = (home >> 32) as usize;
+        let entry = self.lock.entry(place.entry);
+        let seats = self.seats.get(first..first + self.count as usize)?;
+        let permits = Permits { gate: &entry.lock, bell: &entry.bell, seats };
+        let hint = self.hint.load(Relaxed) as usize;
+        let guess = OwnerWord(self.lock.guess.load(Relaxed));
+        let (position, word) = permits.try_acquire(Slot::own(code), hint, guess, wake_next)?;
+        // What the gate's word was when the token was drawn.
+        self.lock.guess.store(word.release().0, Relaxed);
+        self.hint.store(position as u32, Relaxed);
+        let permit = Permit { word, seat: (first + position) as u32, entry: place.entry };
+        if !self.lock.is_ours(place) {
+            self.release(permit);
+            return None;
+        }
+        Some(permit)
+    }
+
+    /// Acquires so many permits, all or none, waiting until `deadline`.
+    #[cold]
+    pub(crate) fn acquire(&self, count: u32, thread: u32, deadline: Deadline) -> Result<(Permit, Option<Box<More>>)> {
+        if !(1..=self.count).contains(&count) {
+            return Err(Error::InvalidOption {
+                option: "permits",
+                value: count.to_string(),
+                reason: format!("semaphore \"{}\" has {}, and one at least is acquired", self.name(), self.count),
+            });
+        }
+        let started = Monotonic::now();
+        let waited = self.lock.acquire(thread, deadline, None).map_err(|error| self.name_holder(error, started))?;
+        let mut gate = waited.acquisition;
+        let entry = self.lock.entry(gate.entry);
+        let place = Place { entry: gate.entry, generation: Meta(entry.meta.load(Relaxed)).generation() };
+        let mut taken = Vec::with_capacity(count as usize);
+        // At the gate the name keeps its place.
+        let outcome = self.range(place).and_then(|range| {
+            let seats = &self.seats[range.clone()];
+            let permits = Permits { gate: &entry.lock, bell: &entry.bell, seats };
+            let collected = self.collect(&mut gate, place, permits, count, (thread, deadline), &mut taken);
+            if collected.is_err() {
+                put_back(entry, permits, &taken);
+            }
+            collected.map(|()| range)
+        });
+        let mut dead: Vec<_> = waited.dead.into_iter().collect();
+        dead.extend(taken.iter().filter_map(|taken| Some(taken.obituary.as_ref()?.slot)));
+        dead.dedup();
+        match outcome {
+            Ok(range) => {
+                let acquired = self.welcome(gate.entry, range, taken, dead);
+                self.lock.release(gate);
+                Ok(acquired)
+            }
+            Err(error) => {
+                self.lock.release(gate);
+                self.bury(&dead);
+                Err(self.name_holder(error, started))
+            }
+        }
+    }
+
+    /// Collects permits, at the gate.
+    fn collect(
+        &self,
+        gate: &mut Acquisition,
+        place: Place,
+        permits: Permits<'_>,
+        count: u32,
+        (thread, deadline): (u32, Deadline),
+        taken: &mut Vec<Taken<Obituary>>,
+    ) -> Result<()> {
+        let space = &*self.lock.space;
+        let (slot, incarnation) = space.member()?;
+        let waiting = Waiting { slot, incarnation, thread, started: Monotonic::now(), deadline };
+        let wait = Wait::new(space, Target::Bell(place), waiting);
+        let explain = |failure| wait.explain(failure, &self.lock.spec.name);
+        let token = gate.word.epoch();
+        gate.word = semaphore::reserve(permits.gate, gate.word, thread, count).map_err(explain)?;
+        let tokens = (token..).take(count as usize).map(OwnerWord::free_at);
+        // Whoever released one while somebody waited left word of which.
+        let state = &self.lock.entry(place.entry).state;
+        let hint = self.hint.load(Relaxed) as usize;
+        let start = || match state.load(Relaxed) as usize {
+            0 => hint,
+            position => position - 1,
+        };
+        permits.collect(&wait, slot, tokens, start, met, |one| taken.push(one)).map_err(explain)
+    }
+
+    /// Stamps what was collected, and finds out what its owner has to be told.
+    fn welcome(
+        &self,
+        entry_index: u32,
+        range: Range<usize>,
+        taken: Vec<Taken<Obituary>>,
+        dead: Vec<Slot>,
+    ) -> (Permit, Option<Box<More>>) {
+        let entry = self.lock.entry(entry_index);
+        let now = Monotonic::now();
+        let mut more = More { dead, ..More::default() };
+        for Taken { position, word, before, obituary } in taken {
+            let permit = Permit { word, seat: (range.start + position) as u32, entry: entry_index };
+            self.seat(permit).note.store(stamp::new(word, now, true), Relaxed);
+            self.hint.store(position as u32, Relaxed);
+            more.others.push(permit);
+            if let Some(dead) = &obituary {
+                entry.recovered.fetch_add(1, Relaxed);
+                // For those who look while we hold it.
+                entry.note_death(before.epoch(), dead.pid, &dead.command);
+            }
+            if word.is_abandoned() && more.told.is_none() {
+                let token = self.lock.space.token_of(before);
+                let noted = match obituary {
+                    Some(dead) => Some((dead.pid, dead.command)),
+                    None => entry.death_of(before.epoch()),
+                };
+                let (pid, command) = noted.map_or((None, String::new()), |(pid, command)| (Some(pid), command));
+                more.told = Some(Abandoned { token, pid, command });
+            }
+        }
+        // The last one has the largest token.
+        let permit = more.others.pop().unwrap_or(Permit::ENDED);
+        (permit, (!more.is_nothing()).then(|| Box::new(more)))
+    }
+
+    /// Of a wait that ended: not whoever was at the gate is in the way, but who holds permits.
+    fn name_holder(&self, error: Error, started: Monotonic) -> Error {
+        match error {
+            Error::TimedOut { name, .. } => Error::TimedOut {
+                name,
+                holder: self.holders().ok().and_then(|holders| holders.into_iter().next()).map(Box::new),
+                waited: Monotonic::now().since(started),
+            },
+            error => error,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn token(&self, permit: Permit) -> u64 {
+        self.lock.space.token_of(permit.word)
+    }
+
+    fn seat(&self, permit: Permit) -> &Seat {
+        // A permit comes from the table itself, so it is inside.
+        &self.seats[permit.seat as usize]
+    }
+
+    /// Whether this process still holds that permit.
+    pub(crate) fn is_held(&self, permit: Permit) -> bool {
+        self.lock.slot_code() == permit.word.slot_code() && self.seat(permit).look() == permit.word
+    }
+
+    /// Ends the acquisition of a permit; `false` if it is another process's, or not held any more. To be called once for each.
+    #[inline(always)]
+    pub(crate) fn release(&self, permit: Permit) -> bool {
+        if self.lock.slot_code() != permit.word.slot_code() {
+            return false;
+        }
+        let entry = self.lock.entry(permit.entry);
+        match semaphore::release(self.seat(permit), &entry.bell, permit.word, |rung| self.call(entry, permit, rung)) {
+            Ok(_) => true,
+            Err(_) => self.release_refused(entry, permit),
+        }
+    }
+
+    /// Tells whoever is at the bell, and where to look first.
+    #[cold]
+    fn call(&self, entry: &Entry, permit: Permit, rung: &AtomicU32) {
+        let first = (self.home.load(Relaxed) >> 32) as u32;
+        entry.state.store(u64::from(permit.seat.wrapping_sub(first)) + 1, Relaxed);
+        wake_next(rung);
+    }
+
+    /// As for a mutex: whoever took it over goes on, and if nobody did, its damage is undone.
+    #[cold]
+    fn release_refused(&self, entry: &Entry, permit: Permit) -> bool {
+        if let Some(me) = Slot::from_code(self.lock.slot_code())
+            && !self.lock.space.was_inherited()
+        {
+            let freed = permit.word.release();
+            semaphore::undo_flip(self.seat(permit), &entry.bell, me, freed, |rung| self.call(entry, permit, rung));
+        }
+        false
+    }
+
+    /// Ends the acquisition of a permit as our death would: the next owner is told.
+    pub(crate) fn abandon(&self, permit: Permit) -> bool {
+        if !self.is_held(permit) {
+            return false;
+        }
+        let entry = self.lock.entry(permit.entry);
+        let command = self.lock.space.segment.command(Slot::own(permit.word.slot_code()));
+        entry.note_death(permit.word.epoch(), std::process::id(), &command);
+        semaphore::abandon(self.seat(permit), &entry.bell, permit.word, |rung| self.call(entry, permit, rung))
+    }
+
+    /// Notes the time as that of an acquisition.
+    pub(crate) fn stamp(&self, permit: Permit) {
+        if self.is_held(permit) {
+            self.seat(permit).note.store(stamp::new(permit.word, Monotonic::now(), true), Relaxed);
+        }
+    }
+
+    /// Cleans up after the dead whose permits were taken over.
+    #[cold]
+    pub(crate) fn bury_all(&self, more: &More) {
+        self.bury(&more.dead);
+    }
+
+    fn bury(&self, dead: &[Slot]) {
+        for slot in dead {
+            // If it fails, whoever needs the slot tries again.
+            let _ = self.lock.space.recover_dead(Some(*slot));
+        }
+    }
+
+    /// Who holds permits now, one for each.
+    pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
+        let (_, range) = self.find()?;
+        let (space, seats) = (&self.lock.space, &self.seats[range]);
+        Ok(inspect::holders_of_seats(&space.segment, &space.me_as_judge(), self.lock.slot_code(), seats))
+    }
+}
+
+/// Gives back what was collected for nothing.
+fn put_back(entry: &Entry, permits: Permits<'_>, taken: &[Taken<Obituary>]) {
+    for taken in taken {
+        if let Some(dead) = &taken.obituary {
+            entry.note_death(taken.word.epoch(), dead.pid, &dead.command);
+        }
+        permits.put_back(taken);
+    }
+}
+
+/// The first to see an acquisition notes when that was.
+fn met(seat: &Seat, seen: OwnerWord) {
+    let noted = seat.note.load(Relaxed);
+    if !stamp::is_of(noted, seen) {
+        // If it fails, somebody else noted it.
+        let _ = seat.note.compare_exchange(noted, stamp::new(seen, Monotonic::now(), false), Relaxed, Relaxed);
+    }
+}
