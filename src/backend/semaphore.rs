@@ -368,10 +368,10 @@ fn put_back(entry: &Entry, permits: Permits<'_>, taken: &[Taken<Obituary>]) {
     }
 }
 
-/// The first to see an acquisition notes when that was.
+/// The first to see an acquisition notes when that was. Whose it is only its owner writes there, so that a flipped bit can be told.
 fn met(seat: &Seat, seen: OwnerWord) {
     let noted = seat.note.load(Relaxed);
-    if !stamp::is_of(noted, seen) {
+    if stamp::is_blank_of(noted, seen) {
         // If it fails, somebody else noted it.
         let _ = seat.note.compare_exchange(noted, stamp::new(seen, Monotonic::now(), false), Relaxed, Relaxed);
     }

@@ -1,7 +1,7 @@
 //! Locks in a mapped segment: owner words, a futex to wait on, and the oracle for the dead.
 
-use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, fence};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::protocol::word::{OwnerWord, Slot};
 use crate::report::Usage;
 use crate::segment::Segment;
 use crate::segment::extents::Wanted;
-use crate::segment::format::{Kind, Place};
+use crate::segment::format::{Kind, Meta, Place};
 use crate::segment::names::Known;
 use crate::segment::open::Options;
 use crate::segment::participants::Membership;
@@ -243,7 +243,13 @@ impl SharedSpace {
             Ok(known.place)
         };
         if let Some(known) = self.segment.find(name) {
-            return agrees(known);
+            let agreed = agrees(known);
+            // The number was read after the name: it is the name's if the entry still is.
+            fence(Acquire);
+            let meta = Meta(self.segment.entries[known.place.entry as usize].meta.load(Relaxed));
+            if meta.generation() == known.place.generation {
+                return agreed;
+            }
         }
         if self.segment.is_removed() {
             return Err(Error::Removed { path: self.segment.space().into() });
@@ -283,8 +289,10 @@ impl SharedSpace {
                 outcome => outcome,
             },
         };
+        // Before the names' lock is let go: afterwards the entry may be given to another name.
+        let agreed = known.and_then(agrees);
         let _ = words.release(acquired.word, wake_one);
-        agrees(known?)
+        agreed
     }
 }
 

@@ -63,7 +63,16 @@ pub(super) mod stamp {
 
     /// Whether `stamp` is of the acquisition in `word`, and says when it was.
     pub(crate) fn is_of(stamp: u64, word: OwnerWord) -> bool {
-        stamp & TIME != 0 && stamp >> EPOCH_SHIFT == (word.epoch() << EPOCH_SHIFT) >> EPOCH_SHIFT
+        stamp & TIME != 0 && belongs(stamp, word)
+    }
+
+    /// Whether `stamp` is of the acquisition in `word`, whose owner read no clock.
+    pub(crate) fn is_blank_of(stamp: u64, word: OwnerWord) -> bool {
+        stamp & TIME == 0 && belongs(stamp, word)
+    }
+
+    fn belongs(stamp: u64, word: OwnerWord) -> bool {
+        stamp >> EPOCH_SHIFT == (word.epoch() << EPOCH_SHIFT) >> EPOCH_SHIFT
     }
 
     pub(crate) fn read(stamp: u64, word: OwnerWord) -> Held {
