@@ -287,6 +287,7 @@ mod tests {
                 token: 9,
                 held: Held::For(Duration::from_secs(12)),
                 elsewhere: false,
+                readers: 0,
                 on_behalf_of: None,
             })),
             waited: Duration::from_secs(5),

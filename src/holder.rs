@@ -19,6 +19,9 @@ pub struct Holder {
     pub held: Held,
     /// The process lives in another PID namespace (a container), so `pid` is not a number to look up here.
     pub elsewhere: bool,
+    /// How many readers it has of a read-write lock; 0 for everything else than reading. Of a reader, [`token`](Self::token) is that of the
+    /// last write.
+    pub readers: u32,
     /// The process for which it holds its locks, if it said so ([`Space::act_on_behalf_of`](crate::Space::act_on_behalf_of)): the command that
     /// `hostlock run` runs.
     pub on_behalf_of: Option<Process>,
@@ -67,6 +70,9 @@ impl fmt::Display for Holder {
         }
         if self.elsewhere {
             write!(f, " of another PID namespace")?;
+        }
+        if self.readers != 0 {
+            write!(f, ", reading")?;
         }
         write!(f, " with token {}", self.token)?;
         match self.held {
@@ -132,6 +138,7 @@ mod tests {
             token: 42,
             held: Held::AtLeast(Duration::from_millis(3200)),
             elsewhere: false,
+            readers: 0,
             on_behalf_of: None,
         };
         assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for at least 3.2 s");

@@ -82,7 +82,10 @@ pub use api::diagnosis;
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},
-    api::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    api::{
+        OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Refused, RwLock, RwLockReadGuard,
+        RwLockWriteGuard, Semaphore, SemaphorePermit,
+    },
     error::{Error, Result},
     holder::{Abandoned, Held, Holder, Process},
     report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport},

@@ -22,6 +22,11 @@ mod imp {
     /// is wanted. loom treats `SeqCst` operations as `AcqRel`, so under loom this is a `SeqCst` fence.
     #[inline(always)]
     pub(crate) fn total_order() {}
+
+    /// Puts what was done before, of whatever order, into the one order of all that is `SeqCst`.
+    pub(crate) fn full_fence() {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
 }
 
 #[cfg(all(test, hostlock_loom))]
@@ -177,6 +182,10 @@ mod imp {
 
     pub(crate) fn total_order() {
         loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn full_fence() {
+        total_order();
     }
 }
 

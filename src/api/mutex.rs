@@ -1,15 +1,14 @@
 //! A mutex between processes.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use crate::backend::lock::{Abandonment, Acquisition, SharedLock, Waited};
+use super::guard::{Hold, guard, now};
+use crate::backend::lock::SharedLock;
 use crate::os::clock::Deadline;
 use crate::os::fork;
-use crate::{Abandoned, Error, Holder, Result};
+use crate::{Error, Holder, Result};
 
 /// A handle for a mutex that all processes in the space share. Made by [`Space::mutex`](crate::Space::mutex).
 ///
@@ -154,7 +153,7 @@ impl Mutex {
     fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
         let thread = fork::thread();
         let hold = match self.0.acquire_fast(thread) {
-            Ok(acquisition) => Hold { lock: &self.0, acquisition, abandoned: ManuallyDrop::new(None) },
+            Ok(acquisition) => Hold::fast(&self.0, acquisition),
             Err(begun) => Hold::waited(&self.0, self.0.acquire(thread, deadline(), begun)?),
         };
         Ok(MutexGuard { hold, _stays_in_its_thread: PhantomData })
@@ -163,7 +162,7 @@ impl Mutex {
     fn acquire_owned(&self, deadline: Deadline) -> Result<OwnedMutexGuard> {
         let lock = self.0.clone();
         let hold = match lock.acquire_fast(0) {
-            Ok(acquisition) => Hold { lock, acquisition, abandoned: ManuallyDrop::new(None) },
+            Ok(acquisition) => Hold::fast(lock, acquisition),
             Err(begun) => {
                 let waited = lock.acquire(0, deadline, begun)?;
                 Hold::waited(lock, waited)
@@ -185,100 +184,9 @@ impl Mutex {
     }
 }
 
-/// A deadline that has passed.
-fn now() -> Deadline {
-    Deadline::after(Duration::ZERO)
-}
-
 impl fmt::Debug for Mutex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutex").field("name", &self.name()).finish_non_exhaustive()
-    }
-}
-
-/// An acquisition, and the handle to release it with: borrowed or owned.
-struct Hold<L: Borrow<SharedLock>> {
-    lock: L,
-    acquisition: Acquisition,
-    /// By hand, so that dropping a guard that has nothing to tell is short enough to be inlined.
-    abandoned: ManuallyDrop<Option<Box<Abandonment>>>,
-}
-
-impl<L: Borrow<SharedLock>> Hold<L> {
-    fn waited(lock: L, waited: Waited) -> Self {
-        Self { lock, acquisition: waited.acquisition, abandoned: ManuallyDrop::new(waited.abandoned) }
-    }
-
-    fn token(&self) -> u64 {
-        self.lock.borrow().token(self.acquisition)
-    }
-
-    fn is_held(&self) -> bool {
-        self.lock.borrow().is_held(self.acquisition)
-    }
-
-    fn abandoned(&self) -> Option<&Abandoned> {
-        self.abandoned.as_deref().map(|abandoned| &abandoned.told)
-    }
-
-    #[inline(always)]
-    fn release(&mut self) -> bool {
-        if self.abandoned.is_some() {
-            return self.release_told();
-        }
-        self.lock.borrow().release(self.acquisition)
-    }
-
-    /// Releases a lock that was taken over, and cleans up after its owner then: the next one should not wait for that.
-    #[cold]
-    fn release_told(&mut self) -> bool {
-        let released = self.lock.borrow().release(self.acquisition);
-        self.bury(released);
-        released
-    }
-
-    /// Cleans up after the owner before us. Not in a forked child, which ended nothing and has no part in this.
-    fn bury(&mut self, ended: bool) {
-        match self.abandoned.take() {
-            Some(abandoned) if ended => self.lock.borrow().bury(&abandoned),
-            _ => {}
-        }
-    }
-
-    fn unlock(mut self) -> Result<()> {
-        let released = self.release();
-        self.end(released)
-    }
-
-    fn abandon(mut self) -> Result<()> {
-        let abandoned = self.lock.borrow().abandon(self.acquisition);
-        self.bury(abandoned);
-        self.end(abandoned)
-    }
-
-    /// The acquisition is over, and `drop` has nothing left to end.
-    fn end(mut self, ended: bool) -> Result<()> {
-        let token = self.token();
-        self.acquisition = Acquisition::ENDED;
-        match ended {
-            true => Ok(()),
-            false => Err(Error::Lost { name: self.lock.borrow().name().into(), token }),
-        }
-    }
-
-    fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(name)
-            .field("name", &self.lock.borrow().name())
-            .field("token", &self.token())
-            .field("abandoned", &self.abandoned())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<L: Borrow<SharedLock>> Drop for Hold<L> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.release();
     }
 }
 
@@ -316,72 +224,6 @@ pub struct MutexGuard<'a> {
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedMutexGuard {
     hold: Hold<SharedLock>,
-}
-
-macro_rules! guard {
-    ($($guard:tt)+) => {
-        impl $($guard)+ {
-            /// The fencing token of this acquisition: larger than that of every earlier one of this name, whoever held it,
-            /// also across crashes and reboots. Hand it to what the lock protects, and let that reject a smaller one than
-            /// the largest it has seen. Its value says nothing else; it does not fit a floating-point number.
-            pub fn token(&self) -> u64 {
-                self.hold.token()
-            }
-
-            /// Who died holding the lock, if this is the first acquisition after that: whatever the lock guards may be half
-            /// changed. The mark goes when this guard is released; if this process dies before, the next owner is told.
-            pub fn abandoned(&self) -> Option<&Abandoned> {
-                self.hold.abandoned()
-            }
-
-            /// Whether this process still holds the lock with this token. `false` in a forked child.
-            pub fn is_held(&self) -> bool {
-                self.hold.is_held()
-            }
-
-            /// Releases the lock, as dropping does, and says whether it still was held.
-            ///
-            /// # Errors
-            /// [`Error::Lost`] if it was not: then it was released by nobody's doing here, or this is a forked child.
-            pub fn unlock(self) -> Result<()> {
-                self.hold.unlock()
-            }
-
-            /// Ends the acquisition as the death of this process would: the lock is free, and the next owner is told
-            /// ([`abandoned`](Self::abandoned)) that this process left what the lock guards half done.
-            ///
-            /// # Errors
-            /// [`Error::Lost`], as for [`unlock`](Self::unlock).
-            ///
-            /// ```
-            /// # let root = tempfile::tempdir()?;
-            /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
-            /// let mutex = space.mutex("ledger")?;
-            /// let guard = mutex.lock()?;
-            /// // ... half-way through it turns out that this cannot be finished, and not be undone either
-            /// guard.abandon()?;
-            /// let next = mutex.lock()?;
-            /// assert_eq!(next.abandoned().unwrap().pid, Some(std::process::id()));
-            /// # Ok::<_, Box<dyn std::error::Error>>(())
-            /// ```
-            pub fn abandon(self) -> Result<()> {
-                self.hold.abandon()
-            }
-
-            /// Notes the time, so that [`Holder::held`](crate::Holder::held) is exact from now on. An acquisition that had to wait
-            /// is noted as it is; one that did not reads no clock, which would cost several times as much as the lock.
-            pub fn stamp(&self) {
-                self.hold.lock.borrow().stamp(self.hold.acquisition);
-            }
-        }
-
-        impl fmt::Debug for $($guard)+ {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let name = stringify!($($guard)+).split('<').next().unwrap_or_default();
-                self.hold.debug(name.trim(), f)
-            }
-        }
-    };
 }
 
 guard!(MutexGuard<'_>);

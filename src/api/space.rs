@@ -6,9 +6,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Mutex, Semaphore};
+use super::{Mutex, RwLock, Semaphore};
 use crate::backend::inspect;
 use crate::backend::lock::{SharedLock, Spec};
+use crate::backend::rwlock::SharedRwLock;
 use crate::backend::semaphore::SharedSemaphore;
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
 use crate::segment::format::Kind;
@@ -125,6 +126,14 @@ impl Space {
             });
         }
         SharedSemaphore::new(&self.shared, name, permits).map(Semaphore::new)
+    }
+
+    /// A handle for the read-write lock `name` of this space, which is created if nobody named it before. No lock is acquired.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex); [`Error::NoExtents`] if the space has no room to count readers (512 bytes for each such lock).
+    pub fn rwlock(&self, name: &str) -> Result<RwLock> {
+        Ok(RwLock::new(SharedRwLock::new(&self.shared, Spec::of(name, Kind::RwLock))?))
     }
 
     /// The space's name.

@@ -13,6 +13,7 @@ use crate::os::fork;
 use crate::os::identity::Identity;
 use crate::os::liveness::Life;
 use crate::protocol::mutex::LockWords;
+use crate::protocol::rwlock::Cell;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{Owner, OwnerWord, Slot};
 use crate::report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport};
@@ -53,7 +54,41 @@ fn holder(segment: &Segment, me: &Identity, slot: Slot, them: &Participant, seen
         held,
         elsewhere: is_elsewhere(them, me),
         on_behalf_of: behalf(segment, slot),
+        readers: 0,
     }
+}
+
+/// Who has a read-write lock: its writer, once it is in, or everybody who reads, one for each process. As [`holder_of`].
+pub(super) fn holders_of_rwlock(segment: &Segment, me: &Identity, own: u16, entry: &Entry) -> Result<Vec<Holder>> {
+    let word = entry.lock.look();
+    if !word.is_free() && entry.state.load(Relaxed) == word.epoch() {
+        return Ok(holder_of(segment, me, own, &entry.lock, Some(&entry.since)).into_iter().collect());
+    }
+    let mut holders: Vec<Holder> = Vec::new();
+    for cell in segment.cells_of(entry) {
+        let cell = cell?;
+        let seen = cell.look();
+        let (Owner::Held(slot), Some(readers @ 1..)) = (seen.owner(), seen.readers()) else { continue };
+        let Some(them) = segment.participant(slot) else { continue };
+        let is_dead = || slot.code() != own && matches!(segment.judge(slot, &them, me), Life::Dead(_));
+        if !seen.is_with(Cell::of(slot, them.incarnation)) || is_dead() {
+            continue;
+        }
+        match holders
+            .iter_mut()
+            .find(|holder| holder.pid == them.identity.pid && holder.elsewhere == is_elsewhere(&them, me))
+        {
+            // A process may have several cells.
+            Some(holder) => holder.readers += u32::from(readers),
+            None => {
+                let held = stamp::read_plain(cell.since.load(Relaxed));
+                let written = OwnerWord::free_at(entry.state.load(Relaxed) & OwnerWord::MAX_EPOCH);
+                let holder = holder(segment, me, slot, &them, written, held);
+                holders.push(Holder { readers: readers.into(), ..holder });
+            }
+        }
+    }
+    Ok(holders)
 }
 
 /// Who holds permits, one for each, in the order of their tokens. As [`holder_of`].
@@ -200,7 +235,8 @@ struct State {
 impl State {
     fn read(segment: &Segment, me: &Identity, entry: &Entry, word: OwnerWord) -> Self {
         let mut state = Self::default();
-        let told_of = |epoch: u64| {
+        let told_of = |word: OwnerWord| {
+            let epoch = entry.died_as(word);
             let dead = entry.death_of(epoch);
             Abandoned {
                 token: segment.header.token_base + epoch,
@@ -209,12 +245,12 @@ impl State {
             }
         };
         match word.owner() {
-            Owner::Nobody => state.abandoned = word.is_abandoned().then(|| told_of(word.epoch())),
+            Owner::Nobody => state.abandoned = word.is_abandoned().then(|| told_of(word)),
             Owner::Held(slot) => {
                 state.holder = holder_of(segment, me, 0, &entry.lock, Some(&entry.since));
                 match segment.participant(slot) {
                     Some(_) if state.holder.is_some() => {
-                        state.abandoned = word.is_abandoned().then(|| told_of(word.epoch().saturating_sub(1)));
+                        state.abandoned = word.is_abandoned().then(|| told_of(word));
                     }
                     // Dead, and nobody was here since.
                     Some(them) => {

@@ -1,6 +1,6 @@
 //! A named lock, as a handle keeps it: from the fast path to what its owner has to be told.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU64, fence};
 use std::sync::Arc;
 
@@ -43,14 +43,21 @@ pub(crate) struct Waited {
 pub(crate) struct Abandonment {
     pub(crate) told: Abandoned,
     /// The slot of the dead, to be cleaned up when the lock is released.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
+}
+
+impl Abandonment {
+    /// Of which somebody else cleans up.
+    pub(crate) fn told_before(told: Abandoned) -> Box<Self> {
+        Box::new(Self { told, slot: None })
+    }
 }
 
 /// A named lock, as a handle keeps it.
 #[derive(Debug)]
 pub(crate) struct SharedLock {
     // What the fast path touches, without going through `space`.
-    me: ForkWord,
+    pub(super) me: ForkWord,
     entries: Table<Entry>,
     /// A packed [`Place`]: where the name was the last time.
     pub(super) place: AtomicU64,
@@ -131,13 +138,23 @@ impl SharedLock {
     /// [`acquire`](Self::acquire) does; `Err(None)`: not acquired.
     #[inline(always)]
     pub(crate) fn acquire_fast(&self, thread: u32) -> std::result::Result<Acquisition, Option<Acquisition>> {
+        self.acquire_fast_as(thread, Acquire)
+    }
+
+    /// The same, with an order that is at least `Acquire`.
+    #[inline(always)]
+    pub(super) fn acquire_fast_as(
+        &self,
+        thread: u32,
+        order: Ordering,
+    ) -> std::result::Result<Acquisition, Option<Acquisition>> {
         let code = self.slot_code();
         if code == 0 {
             return Err(None);
         }
         let place = Place::unpack(self.place.load(Relaxed));
         let guess = OwnerWord(self.guess.load(Relaxed));
-        match self.entry(place.entry).lock.try_acquire(Slot::own(code), thread, guess) {
+        match self.entry(place.entry).lock.try_acquire_as(Slot::own(code), thread, guess, order) {
             Ok(word) => {
                 let acquisition = Acquisition { word, entry: place.entry };
                 if word.is_abandoned() || !self.is_ours(place) {
@@ -153,17 +170,15 @@ impl SharedLock {
     #[cold]
     fn put_back(&self, entry: &Entry, acquired: Acquired<Obituary>) {
         let word = acquired.word;
-        let freed = if word.is_abandoned() {
+        if word.is_abandoned() {
             let dead = match acquired.obituary {
                 Some(dead) => Some((dead.pid, dead.command)),
-                None => entry.death_of(word.epoch() - 1),
+                None => entry.death_of(entry.died_as(word)),
             };
             let (pid, command) = dead.unwrap_or_default();
-            entry.note_death(word.epoch(), pid, &command);
-            word.abandon()
-        } else {
-            word.release()
-        };
+            entry.note_death(entry.died_as(word.give_up()), pid, &command);
+        }
+        let freed = word.give_up();
         if entry.lock.owner.compare_exchange(word.0, freed.0, SeqCst, Relaxed).is_ok() {
             entry.lock.wake_sleepers(freed, wake_one);
         }
@@ -214,8 +229,7 @@ impl SharedLock {
         let word = acquired.word;
         entry.since.store(stamp::new(word, Monotonic::now(), true), Relaxed);
         let abandoned = word.is_abandoned().then(|| {
-            // The acquisition before ours is the one that death ended.
-            let epoch = word.epoch() - 1;
+            let epoch = entry.died_as(word);
             let token = self.space.segment.header.token_base + epoch;
             let (pid, command, slot) = match acquired.obituary {
                 Some(dead) => {
@@ -276,6 +290,11 @@ impl SharedLock {
         false
     }
 
+    /// Ends an acquisition that nothing was done with: whoever has to be told of a death still is, by the next one.
+    pub(super) fn give_up(&self, acquisition: Acquisition) {
+        self.put_back(self.entry(acquisition.entry), Acquired { word: acquisition.word, obituary: None });
+    }
+
     /// Ends an acquisition as our death would: the next owner is told. `false` if it had ended before, or is another process's.
     pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
         if !self.is_held(acquisition) {
@@ -315,6 +334,11 @@ impl SharedLock {
             self.place.store(place.pack(), Relaxed);
         }
         Ok(place)
+    }
+
+    /// Where the lock is that the caller holds.
+    pub(super) fn place_of(&self, held: Acquisition) -> Place {
+        Place { entry: held.entry, generation: Meta(self.entry(held.entry).meta.load(Relaxed)).generation() }
     }
 
     /// Whether the name still is there, for whoever holds nothing: what it read before was the name's if it is.

@@ -1,11 +1,13 @@
 //! What the handles stand on.
 //!
 //! There is one backend so far, in which a mapped segment *is* the locks: [`shared`] is the space, [`lock`] a named lock in it,
-//! [`semaphore`] one with permits, [`wait`] a thread that waits for one, [`inspect`] what is seen of all that from outside. A space is created with a backend, which is
-//! recorded where every opener looks first; nobody falls back to another one silently.
+//! [`rwlock`] one with readers, [`semaphore`] one with permits, [`wait`] a thread that waits for one, [`inspect`] what is seen of all that
+//! from outside. A space is created with a backend, which is recorded where every opener looks first; nobody falls back to another
+//! one silently.
 
 pub(crate) mod inspect;
 pub(crate) mod lock;
+pub(crate) mod rwlock;
 pub(crate) mod semaphore;
 pub(crate) mod shared;
 mod wait;

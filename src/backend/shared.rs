@@ -257,6 +257,27 @@ impl SharedSpace {
         if self.segment.is_overwritten() {
             return Err(self.segment.overwritten());
         }
+        self.under_names(|slot| {
+            let wanted = Wanted { kind: *kind, count: *count, data };
+            let known = match self.segment.find_for_sure(name)? {
+                Some(known) => known,
+                None => match self.segment.register(name, &wanted, slot) {
+                    // Some of it may be kept by the dead: locks they hold, sleepers they were.
+                    Err(Error::Full { .. } | Error::NoExtents { .. })
+                        if self.recover_dead(None).is_ok_and(|dead| dead > 0) =>
+                    {
+                        self.segment.register(name, &wanted, slot)?
+                    }
+                    outcome => outcome?,
+                },
+            };
+            // Before the names' lock is let go: afterwards the entry may be given to another name.
+            agrees(known)
+        })
+    }
+
+    /// Does what changes names, or what they have in the extents, with the names' lock, as the participant in that slot.
+    pub(super) fn under_names<T>(&self, change: impl FnOnce(Slot) -> Result<T>) -> Result<T> {
         let (slot, incarnation) = self.member()?;
         let words = &self.segment.globals().names;
         let waiting = Waiting {
@@ -275,24 +296,9 @@ impl SharedSpace {
             recovery::give_back(words, slot, |_| true, wake_one);
             return Err(damaged);
         }
-        let wanted = Wanted { kind: *kind, count: *count, data };
-        let known = match self.segment.find_for_sure(name) {
-            Ok(Some(known)) => Ok(known),
-            Err(damaged) => Err(damaged),
-            Ok(None) => match self.segment.register(name, &wanted, slot) {
-                // Some of it may be kept by the dead: locks they hold, sleepers they were.
-                Err(Error::Full { .. } | Error::NoExtents { .. })
-                    if self.recover_dead(None).is_ok_and(|dead| dead > 0) =>
-                {
-                    self.segment.register(name, &wanted, slot)
-                }
-                outcome => outcome,
-            },
-        };
-        // Before the names' lock is let go: afterwards the entry may be given to another name.
-        let agreed = known.and_then(agrees);
+        let outcome = change(slot);
         let _ = words.release(acquired.word, wake_one);
-        agreed
+        outcome
     }
 }
 

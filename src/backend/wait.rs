@@ -61,6 +61,23 @@ pub(super) mod stamp {
         word.epoch() << EPOCH_SHIFT | if exact { EXACT } else { 0 } | millis(now)
     }
 
+    /// When something was stamped that has no epoch; 0: it was not.
+    pub(crate) fn plain(now: Monotonic) -> u64 {
+        EXACT | millis(now)
+    }
+
+    pub(crate) fn read_plain(stamp: u64) -> Held {
+        match stamp & EXACT {
+            0 => Held::Unknown,
+            _ => Held::For(since(stamp)),
+        }
+    }
+
+    /// For how long.
+    fn since(stamp: u64) -> Duration {
+        Duration::from_millis(millis(Monotonic::now()).saturating_sub(stamp & (EXACT - 1)))
+    }
+
     /// Whether `stamp` is of the acquisition in `word`, and says when it was.
     pub(crate) fn is_of(stamp: u64, word: OwnerWord) -> bool {
         stamp & TIME != 0 && belongs(stamp, word)
@@ -79,9 +96,7 @@ pub(super) mod stamp {
         if !is_of(stamp, word) {
             return Held::Unknown;
         }
-        let span = millis(Monotonic::now()).saturating_sub(stamp & (EXACT - 1));
-        let span = Duration::from_millis(span);
-        if stamp & EXACT != 0 { Held::For(span) } else { Held::AtLeast(span) }
+        if stamp & EXACT != 0 { Held::For(since(stamp)) } else { Held::AtLeast(since(stamp)) }
     }
 }
 

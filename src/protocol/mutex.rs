@@ -37,7 +37,7 @@
 //! The separate count follows from the analysis of glibc's `pthread_mutex_lock.c` (robust kind) and of
 //! std's `futex.rs`, which keep it inside the word.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
 
 use super::word::{Owner, OwnerWord, Slot, Step};
 use super::{Host, Verdict};
@@ -113,10 +113,22 @@ impl LockWords {
     /// twice: once to read, once to own.
     #[inline(always)]
     pub(crate) fn try_acquire(&self, me: Slot, thread: u32, guess: OwnerWord) -> Result<OwnerWord, OwnerWord> {
+        self.try_acquire_as(me, thread, guess, Acquire)
+    }
+
+    /// The same, with an order that is at least `Acquire`.
+    #[inline(always)]
+    pub(crate) fn try_acquire_as(
+        &self,
+        me: Slot,
+        thread: u32,
+        guess: OwnerWord,
+        order: Ordering,
+    ) -> Result<OwnerWord, OwnerWord> {
         let mut seen = guess;
         while let Step::To(held) = seen.acquire(me) {
             // Acquire: pairs with the compare-and-swap in `release`, and with the one in `recovery::give_back`.
-            match self.owner.compare_exchange(seen.0, held.0, Acquire, Relaxed) {
+            match self.owner.compare_exchange(seen.0, held.0, order, Relaxed) {
                 Ok(_) => {
                     self.thread.store(thread_word(thread, held), Relaxed);
                     return Ok(held);

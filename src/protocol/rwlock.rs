@@ -10,11 +10,45 @@
 //! ```
 //!
 //! Zero: nobody's. The count stands there twice, so that one flipped bit is seen.
+//!
+//! * States:
+//!
+//! ```text
+//! owner word   written     cells     meaning
+//! free         any         any       readers come and go past it; a writer can take the word
+//! held by n    not its     some > 0  n is a writer who waits for the readers to go, or a reader that could not get past somebody at the gate
+//! held by n    not its     all 0     as above, about to go in
+//! held by n    its epoch   all 0     n writes
+//! ```
+//!
+//!   A cell may have a reader for a moment who finds the word held, and takes itself off again.
+//! * Invariants:
+//!   1. A reader counts itself *first* and looks at the owner word *then*; a writer takes the word *first* and looks at the cells *then*.
+//!      All four are `SeqCst`, so in their one total order either the reader sees the writer, or the writer sees the reader.
+//!   2. Who holds the word is let past by every reader that comes: so a writer waits only for those that were there before, and no
+//!      reader is counted anew but by whoever has the word.
+//!   3. A reader that finds the word held queues for it as a writer does, counts itself while it has it, and frees it. So readers are not starved
+//!      by writers more than writers are by each other.
+//!   4. A cell changes only by compare-and-swap from one exact word, which says whose it is. Its participant counts up and down; others clear it when
+//!      that one is dead, and may take it when nobody reads by it. So the dead are subtracted exactly, wherever they died, and no
+//!      cleaner that was stopped takes away readers of whoever moved into the slot.
+//!   5. `written` becomes a writer's epoch *after* the last reader went and *before* it writes. So a dead writer that only waited
+//!      left nothing half done, and nobody is told of it.
+//!   6. A reader takes itself off *first* and rings *then*; see [`bell`](super::bell). Only whoever has the word waits there.
+//! * Orderings: counting is `Acquire` by the load of the owner word after it (pairs with the release of the writer before): what was
+//!   written is seen. Taking oneself off is `Release` (in `SeqCst`; pairs with the writer's look): the next writer writes after the last
+//!   read.
+//! * If we die: counted, we are dead readers, whom the next writer clears from the cells, or whoever cleans up. With the word, the next one in the queue
+//!   takes over. Between taking ourselves off and the ring, the writer looks again by itself.
+//! * Not here: which cell is whose (`backend::rwlock`), who is dead (`Host::judge`).
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
-use super::word::{Owner, Slot};
-use crate::sync::AtomicU64;
+use super::bell::Bell;
+use super::mutex::LockWords;
+use super::word::{Owner, OwnerWord, Slot};
+use super::{Host, Verdict};
+use crate::sync::{AtomicU32, AtomicU64, full_fence, total_order};
 
 /// One process's readers, as they lie in the segment: a cache line, which nobody else writes to.
 #[repr(C, align(64))]
@@ -79,6 +113,43 @@ impl Cell {
 }
 
 impl ReaderCell {
+    #[cfg(all(test, hostlock_loom))]
+    pub(crate) fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            reserved: core::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    pub(crate) fn look(&self) -> Cell {
+        // SeqCst: the writer's half of invariant 1, and the sleeper's look of the bell's.
+        Cell(self.word.load(SeqCst))
+    }
+
+    /// One reader more, if the cell is `me`'s.
+    #[inline(always)]
+    pub(crate) fn count(&self, me: Cell) -> Result<Cell, NotCounted> {
+        let mut seen = Cell(self.word.load(Relaxed));
+        loop {
+            if !seen.is_with(me) {
+                return Err(NotCounted::NotMine);
+            }
+            let Some(counted) = seen.enter() else { return Err(NotCounted::Full) };
+            // SeqCst: the reader's half of invariant 1.
+            match self.word.compare_exchange(seen.0, counted.0, SeqCst, Relaxed) {
+                Ok(_) => return Ok(counted),
+                Err(now) => seen = Cell(now),
+            }
+        }
+    }
+
+    /// Makes the cell `me`'s, with one reader, if it is `seen` and nobody reads by it.
+    pub(crate) fn claim(&self, seen: Cell, me: Cell) -> bool {
+        let Some(counted) = me.enter().filter(|_| seen.is_idle()) else { return false };
+        self.word.compare_exchange(seen.0, counted.0, SeqCst, Relaxed).is_ok()
+    }
+
     /// Clears the cell if it is `dead`'s, whatever it held; how many readers there were, or `None` if it was not.
     pub(crate) fn give_back(&self, dead: Cell) -> Option<u16> {
         // Acquire: pairs with nothing of the dead one's, whose stores were ordered by the verdict.
@@ -91,6 +162,168 @@ impl ReaderCell {
             }
         }
         None
+    }
+}
+
+/// Why a reader could not be counted in a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotCounted {
+    /// It is somebody else's, or nobody's.
+    NotMine,
+    /// As many as can be counted.
+    Full,
+}
+
+/// What a reader that was counted found at the owner word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// It reads. The word may be marked as abandoned.
+    Open(OwnerWord),
+    /// Somebody has the word. The reader took itself off again.
+    Held(OwnerWord),
+}
+
+/// Why a writer cannot go in.
+#[derive(Debug)]
+pub(crate) enum Blocked<Refusal> {
+    /// A cell says what cannot be.
+    Damaged(Cell),
+    Refused(Refusal),
+}
+
+/// The words of a read-write lock, without its cells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadWrite<'a> {
+    pub(crate) gate: &'a LockWords,
+    pub(crate) bell: &'a Bell,
+    pub(crate) written: &'a AtomicU64,
+}
+
+impl ReadWrite<'_> {
+    /// Reads if nobody has the owner word. `Err`: the cell could not be used, and nothing was done.
+    #[inline(always)]
+    pub(crate) fn try_read(
+        self,
+        cell: &ReaderCell,
+        me: Cell,
+        wake: impl FnOnce(&AtomicU32),
+    ) -> Result<Door, NotCounted> {
+        cell.count(me)?;
+        total_order();
+        // SeqCst: invariant 1.
+        let word = OwnerWord(self.gate.owner.load(SeqCst));
+        if word.is_free() {
+            return Ok(Door::Open(word));
+        }
+        self.leave(cell, me, wake);
+        Ok(Door::Held(word))
+    }
+
+    /// Takes one of `me`'s readers off; `false` if there is none.
+    #[inline(always)]
+    pub(crate) fn leave(self, cell: &ReaderCell, me: Cell, wake: impl FnOnce(&AtomicU32)) -> bool {
+        let mut seen = Cell(cell.word.load(Relaxed));
+        loop {
+            if !seen.is_with(me) || seen.0 as u16 == 0 {
+                return false;
+            }
+            let left = seen.leave();
+            // SeqCst: invariant 6, and what was read before.
+            match cell.word.compare_exchange(seen.0, left.0, SeqCst, Relaxed) {
+                Ok(_) => {
+                    // One that is left may be the one that wants to write.
+                    if left.0 as u16 <= 1 {
+                        self.bell.ring(wake);
+                    }
+                    return true;
+                }
+                Err(now) => seen = Cell(now),
+            }
+        }
+    }
+
+    /// Waits until nobody reads by any of `cells`, and goes in as the writer of `mine`, which the caller has the word with. `own`: a cell of
+    /// the caller's by which it reads itself, as the only one in the end. `is_current` says whether a cell is of the participant that is in its slot
+    /// now.
+    pub(crate) fn drain<'c, H: Host, C: Iterator<Item = &'c ReaderCell>>(
+        self,
+        host: &H,
+        mine: OwnerWord,
+        cells: impl Fn() -> C,
+        own: Option<&ReaderCell>,
+        is_current: impl Fn(Cell) -> bool,
+    ) -> Result<(), Blocked<H::Refusal>> {
+        let Owner::Held(me) = mine.owner() else { return Err(Blocked::Damaged(Cell(mine.0))) };
+        // The word was taken with any order: invariant 1, the writer's half.
+        full_fence();
+        let look = || {
+            for cell in cells() {
+                match look_at(host, me, cell, own, &is_current) {
+                    Reading::Nobody => {}
+                    Reading::Somebody => return None,
+                    Reading::Damaged(seen) => return Some(Err(Blocked::Damaged(seen))),
+                }
+            }
+            Some(Ok(()))
+        };
+        self.bell.wait_until(host, look).map_err(Blocked::Refused)??;
+        self.go_in(mine);
+        Ok(())
+    }
+
+    /// Invariant 5. The caller has the word and found nobody in any cell.
+    #[inline(always)]
+    pub(crate) fn go_in(self, mine: OwnerWord) {
+        // Release (in SeqCst): whoever reads it, by the verdict, knows that there may be writing.
+        self.written.store(mine.epoch(), SeqCst);
+    }
+}
+
+/// Who reads by one cell.
+enum Reading {
+    Nobody,
+    Somebody,
+    Damaged(Cell),
+}
+
+fn look_at<H: Host>(
+    host: &H,
+    me: Slot,
+    cell: &ReaderCell,
+    own: Option<&ReaderCell>,
+    is_current: &impl Fn(Cell) -> bool,
+) -> Reading {
+    let mut seen = cell.look();
+    loop {
+        if seen.is_idle() {
+            return Reading::Nobody;
+        }
+        let Some(readers) = seen.readers() else { return Reading::Damaged(seen) };
+        let Owner::Held(slot) = seen.owner() else { return Reading::Damaged(seen) };
+        if slot == me {
+            let is_own = own.is_some_and(|own| core::ptr::eq(own, cell));
+            return if is_own && readers == 1 { Reading::Nobody } else { Reading::Somebody };
+        }
+        let verdict = host.judge(slot);
+        match verdict {
+            // Whoever leaves clears its cells first, and a cell names an incarnation: one of nobody's that still stands is damage.
+            _ if !is_current(seen) => {
+                let now = cell.look();
+                if now == seen {
+                    return Reading::Damaged(seen);
+                }
+                seen = now;
+            }
+            Verdict::Alive => return Reading::Somebody,
+            Verdict::Dead(_) => {
+                // Invariant 4.
+                match cell.word.compare_exchange(seen.0, 0, SeqCst, SeqCst) {
+                    Ok(_) => return Reading::Nobody,
+                    Err(now) => seen = Cell(now),
+                }
+            }
+            Verdict::Unregistered => seen = cell.look(),
+        }
     }
 }
 

@@ -34,6 +34,16 @@ impl Entry {
         }
     }
 
+    /// Of a lock whose word is marked as abandoned: the epoch of the acquisition that death ended.
+    pub(crate) fn died_as(&self, word: OwnerWord) -> u64 {
+        match Kind::from_number(Meta(self.meta.load(Relaxed)).kind()) {
+            // Others may have had the word since, who did not write.
+            Some(Kind::RwLock | Kind::RwLockData) => self.state.load(Relaxed) & OwnerWord::MAX_EPOCH,
+            _ if word.is_free() => word.epoch(),
+            _ => word.epoch().saturating_sub(1),
+        }
+    }
+
     /// Who died holding acquisition `epoch`, if that was noted.
     pub(crate) fn death_of(&self, epoch: u64) -> Option<(u32, String)> {
         let noted = self.dead.load(Acquire);

@@ -343,7 +343,7 @@ impl Segment {
     }
 
     /// What to say where there is no room for a name.
-    pub(super) fn no_extents(&self, name: &str, wanted: &Wanted<'_>) -> Error {
+    pub(crate) fn no_extents(&self, name: &str, wanted: &Wanted<'_>) -> Error {
         let needed: u64 = wanted.extents().map(|(.., units)| u64::from(units) * UNIT).sum();
         let capacity = self.header.extents_size;
         Error::NoExtents {
@@ -380,6 +380,17 @@ impl Segment {
                 Err(error) => (&[][..], Some(error)),
             };
             cells.iter().map(Ok).chain(error.map(Err))
+        })
+    }
+
+    /// The numbers of all cells of an entry, as [`Segment::cells`] counts them.
+    pub(crate) fn cell_numbers<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = Result<u32>> {
+        (0..DATA).map_while(|number| self.extent(entry, number).transpose()).flat_map(|extent| {
+            let (first, count, error) = match extent {
+                Ok(extent) => (extent.first_line(), extent.lines(), None),
+                Err(error) => (0, 0, Some(error)),
+            };
+            (first..first + count).map(Ok).chain(error.map(Err))
         })
     }
 

@@ -1,0 +1,370 @@
+//! A named read-write lock, as a handle keeps it: the writer's half is its [`SharedLock`], readers are counted in cells of its entry's extents.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::Arc;
+
+use super::inspect;
+use super::lock::{Abandonment, Acquisition, SharedLock, Spec};
+use super::shared::SharedSpace;
+use super::wait::{Refusal, Wait, Waiting, stamp, wake_all};
+use crate::holder::{Abandoned, Holder};
+use crate::os::clock::{Deadline, Monotonic};
+use crate::os::map::Table;
+use crate::protocol::mutex::Failure;
+use crate::protocol::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
+use crate::protocol::word::{Owner, OwnerWord, Slot};
+use crate::segment::extents::Wanted;
+use crate::segment::format::{Entry, Place};
+use crate::segment::waiters::Target;
+use crate::{Error, Result};
+
+/// How often a reader looks whether it can go in, before it queues.
+const LOOKS: u32 = 20;
+
+/// One reader: where it is counted, and of which entry. Whose it is stands in the cell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    cell: u32,
+    entry: u32,
+}
+
+impl Reading {
+    /// Instead of one that was ended: there is no such cell.
+    pub(crate) const ENDED: Self = Self { cell: u32::MAX, entry: 0 };
+}
+
+/// What an acquisition was told of a death, and whom to clean up after when it is over.
+pub(crate) type Told = Option<Box<Abandonment>>;
+
+/// A named read-write lock, as a handle keeps it.
+#[derive(Debug)]
+pub(crate) struct SharedRwLock {
+    lock: SharedLock,
+    /// Of the whole segment.
+    cells: Table<ReaderCell>,
+    /// The cell this process had the last time (high half), of the name that had its entry in that generation (low half).
+    mine: AtomicU64,
+}
+
+impl Clone for SharedRwLock {
+    fn clone(&self) -> Self {
+        Self { lock: self.lock.clone(), cells: self.cells.clone(), mine: AtomicU64::new(self.mine.load(Relaxed)) }
+    }
+}
+
+impl core::borrow::Borrow<SharedLock> for SharedRwLock {
+    fn borrow(&self) -> &SharedLock {
+        &self.lock
+    }
+}
+
+impl core::borrow::Borrow<SharedLock> for &SharedRwLock {
+    fn borrow(&self) -> &SharedLock {
+        &self.lock
+    }
+}
+
+#[inline(always)]
+fn words(entry: &Entry) -> ReadWrite<'_> {
+    ReadWrite { gate: &entry.lock, bell: &entry.bell, written: &entry.state }
+}
+
+impl SharedRwLock {
+    pub(crate) fn new(space: &Arc<SharedSpace>, spec: Spec) -> Result<Self> {
+        let lock = SharedLock::new(space, spec)?;
+        // Of no generation that the name has now: the first reader goes the long way and finds its cell.
+        let mine = AtomicU64::new(u64::from(!Place::unpack(lock.place.load(Relaxed)).generation));
+        Ok(Self { lock, cells: space.segment.cells.clone(), mine })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    /// This process, as it stands in its cells; `None` in a forked child that did not join yet.
+    #[inline(always)]
+    fn me(&self) -> Option<Cell> {
+        let me = self.lock.me.get();
+        (me as u16 != 0).then(|| Cell::of(Slot::own(me as u16), (me >> 32) as u32))
+    }
+
+    /// Reads if nobody writes or wants to, without a word about the dead.
+    #[inline(always)]
+    pub(crate) fn read_fast(&self) -> Option<Reading> {
+        let place = Place::unpack(self.lock.place.load(Relaxed));
+        let mine = self.mine.load(Relaxed);
+        if mine as u32 != place.generation {
+            return None;
+        }
+        let (number, me) = ((mine >> 32) as u32, self.me()?);
+        let cell = self.cells.get(number as usize)?;
+        let entry = self.lock.entry(place.entry);
+        match words(entry).try_read(cell, me, wake_all) {
+            Ok(Door::Open(word)) if !word.is_abandoned() && self.lock.is_ours(place) => {
+                Some(Reading { cell: number, entry: place.entry })
+            }
+            Ok(Door::Open(_)) => {
+                words(entry).leave(cell, me, wake_all);
+                None
+            }
+            Ok(Door::Held(_)) | Err(_) => None,
+        }
+    }
+
+    /// Reads, waiting until `deadline`.
+    #[cold]
+    pub(crate) fn read(&self, thread: u32, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
+        // A writer that is short is soon out again.
+        for look in 0..LOOKS {
+            let place = Place::unpack(self.lock.place.load(Relaxed));
+            let word = self.lock.entry(place.entry).lock.look();
+            if word.is_free() {
+                match self.read_fast() {
+                    Some(reading) => return Ok((reading, None)),
+                    // It has no cell yet, or there is somebody to be told of.
+                    None if self.mine.load(Relaxed) as u32 != place.generation || word.is_abandoned() => break,
+                    None => {}
+                }
+            }
+            for _ in 0..1u32 << look.min(8) {
+                core::hint::spin_loop();
+            }
+        }
+        let waited = self.lock.acquire(thread, deadline, None)?;
+        let (gate, dead) = (waited.acquisition, waited.dead);
+        let counted = self.count_in(gate);
+        // A writer that died is told of to the next one as well, until one released in good order.
+        self.lock.give_up(gate);
+        if let Some(slot) = dead {
+            // If it fails, whoever needs the slot tries again.
+            let _ = self.lock.space.recover_dead(Some(slot));
+        }
+        Ok((counted?, waited.abandoned.map(|abandoned| Box::new(abandoned.told))))
+    }
+
+    /// Counts a reader of this process, in a cell of its own, while the caller has the word as `gate`. Then no other process can take a cell.
+    fn count_in(&self, gate: Acquisition) -> Result<Reading> {
+        let space = &self.lock.space;
+        let segment = &space.segment;
+        let entry = self.lock.entry(gate.entry);
+        let place = self.lock.place_of(gate);
+        let me = self.me().ok_or_else(|| self.lost(gate))?;
+        let found = |number: u32| {
+            self.mine.store((number as u64) << 32 | place.generation as u64, Relaxed);
+            Ok(Reading { cell: number, entry: gate.entry })
+        };
+        loop {
+            let (mut free, mut idle) = (None, None);
+            for number in segment.cell_numbers(entry) {
+                let number = number?;
+                let Some(cell) = self.cells.get(number as usize) else { continue };
+                match cell.count(me) {
+                    Ok(_) => return found(number),
+                    Err(NotCounted::Full) => continue,
+                    Err(NotCounted::NotMine) => {}
+                }
+                let seen = cell.look();
+                if seen == Cell(0) {
+                    free = free.or(Some((number, seen)));
+                } else if seen.is_idle() {
+                    idle = idle.or(Some((number, seen)));
+                }
+            }
+            let chosen = match free {
+                Some(free) => Some(free),
+                None if space.under_names(|_| segment.add_cells(gate.entry))? => continue,
+                // No room for more: one of somebody who does not read now, and will look for another when it does.
+                None => idle,
+            };
+            let Some((number, seen)) = chosen else {
+                return Err(segment.no_extents(&self.lock.spec.name, &Wanted::of(self.lock.spec.kind)));
+            };
+            if self.cells[number as usize].claim(seen, me) {
+                self.cells[number as usize].since.store(0, Relaxed);
+                return found(number);
+            }
+        }
+    }
+
+    fn lost(&self, acquisition: Acquisition) -> Error {
+        Error::Lost { name: self.lock.spec.name.clone(), token: self.lock.token(acquisition) }
+    }
+
+    /// Writes, waiting until what `deadline` says.
+    #[inline(always)]
+    pub(crate) fn write(&self, thread: u32, deadline: impl FnOnce() -> Deadline) -> Result<(Acquisition, Told)> {
+        match self.lock.acquire_fast_as(thread, SeqCst) {
+            Ok(gate) if self.nobody_reads(gate) => {
+                words(self.lock.entry(gate.entry)).go_in(gate.word);
+                Ok((gate, None))
+            }
+            Ok(gate) => self.write_slowly(thread, deadline(), Ok(gate)),
+            Err(begun) => self.write_slowly(thread, deadline(), Err(begun)),
+        }
+    }
+
+    /// Whether no cell has readers, nor is damaged.
+    #[inline]
+    fn nobody_reads(&self, gate: Acquisition) -> bool {
+        let segment = &self.lock.space.segment;
+        segment.cells_of(self.lock.entry(gate.entry)).all(|cell| cell.is_ok_and(|cell| cell.look().is_idle()))
+    }
+
+    #[cold]
+    fn write_slowly(
+        &self,
+        thread: u32,
+        deadline: Deadline,
+        begun: std::result::Result<Acquisition, Option<Acquisition>>,
+    ) -> Result<(Acquisition, Told)> {
+        let started = Monotonic::now();
+        let (gate, told) = match begun {
+            Ok(gate) => (gate, None),
+            Err(begun) => {
+                let waited =
+                    self.lock.acquire(thread, deadline, begun).map_err(|error| self.name_holder(error, started))?;
+                (waited.acquisition, waited.abandoned)
+            }
+        };
+        match self.drain(gate, thread, deadline, started, None) {
+            Ok(()) => Ok((gate, told)),
+            Err(error) => {
+                self.lock.give_up(gate);
+                if let Some(told) = told {
+                    self.lock.bury(&told);
+                }
+                Err(self.name_holder(error, started))
+            }
+        }
+    }
+
+    /// Waits until the readers are gone, but for the one that is `own`, and goes in.
+    fn drain(
+        &self,
+        gate: Acquisition,
+        thread: u32,
+        deadline: Deadline,
+        started: Monotonic,
+        own: Option<&ReaderCell>,
+    ) -> Result<()> {
+        let space = &*self.lock.space;
+        let segment = &space.segment;
+        let entry = self.lock.entry(gate.entry);
+        let (slot, incarnation) = space.member()?;
+        let waiting = Waiting { slot, incarnation, thread, started, deadline };
+        let wait = Wait::new(space, Target::Bell(self.lock.place_of(gate)), waiting);
+        // While we have the word there are no new cells.
+        let cells = segment.cells_of(entry).collect::<Result<Vec<_>>>()?;
+        let is_current = |cell: Cell| match cell.owner() {
+            Owner::Held(slot) => {
+                segment.incarnation(slot).is_some_and(|incarnation| cell.is_with(Cell::of(slot, incarnation)))
+            }
+            _ => false,
+        };
+        let drained = words(entry).drain(&wait, gate.word, || cells.iter().copied(), own, is_current);
+        if drained.is_ok()
+            && let Some(slot) = wait.dead()
+        {
+            // It was a reader: there is nothing to tell, but all the rest of it to clean up. If it fails, whoever needs the slot
+            // tries again.
+            let _ = space.recover_dead(Some(slot));
+        }
+        drained.map_err(|blocked| match blocked {
+            Blocked::Refused(Refusal::TimedOut) => Error::TimedOut {
+                name: self.lock.spec.name.clone(),
+                holder: None,
+                waited: Monotonic::now().since(started),
+            },
+            Blocked::Refused(refusal) => wait.explain(Failure::Refused(refusal), &self.lock.spec.name),
+            Blocked::Damaged(cell) => {
+                let what = format!("the readers of \"{}\" cannot be counted: {:#x}", self.name(), cell.0);
+                Error::damaged(&segment.path, what)
+            }
+        })
+    }
+
+    /// Of a wait that ended: not whoever waits too is in the way, but who writes or reads.
+    fn name_holder(&self, error: Error, started: Monotonic) -> Error {
+        match error {
+            Error::TimedOut { name, holder, .. } => {
+                let readers = self.holders().ok().and_then(|holders| holders.into_iter().next()).map(Box::new);
+                Error::TimedOut { name, holder: readers.or(holder), waited: Monotonic::now().since(started) }
+            }
+            error => error,
+        }
+    }
+
+    /// Makes a writer a reader; nobody writes in between. `Err`: it still writes.
+    pub(crate) fn downgrade(&self, writing: Acquisition) -> Result<Reading> {
+        if !self.lock.is_held(writing) {
+            return Err(self.lost(writing));
+        }
+        let reading = self.count_in(writing)?;
+        self.lock.release(writing);
+        Ok(reading)
+    }
+
+    /// Makes a reader a writer; nobody writes in between. `Err`: it still reads.
+    pub(crate) fn upgrade(&self, reading: Reading, thread: u32, deadline: Deadline) -> Result<Acquisition> {
+        let started = Monotonic::now();
+        let entry = self.lock.entry(reading.entry);
+        let (slot, _) = self.lock.space.member()?;
+        let own = self.cells.get(reading.cell as usize).filter(|_| self.is_reading(reading));
+        let Some(own) = own else { return Err(self.lost_reading(reading)) };
+        let name = &self.lock.spec.name;
+        // Whoever has the word may wait for us: two who did that would wait for each other.
+        let word = entry.lock.try_acquire_as(slot, thread, entry.lock.look(), SeqCst).map_err(|_| {
+            let holder = self.lock.space.holder_of(&entry.lock, Some(&entry.since)).map(Box::new);
+            Error::WouldBlock { name: name.clone(), holder }
+        })?;
+        let gate = Acquisition { word, entry: reading.entry };
+        match self.drain(gate, thread, deadline, started, Some(own)) {
+            Ok(()) => {
+                self.release_read(reading);
+                Ok(gate)
+            }
+            Err(error) => {
+                self.lock.give_up(gate);
+                Err(self.name_holder(error, started))
+            }
+        }
+    }
+
+    pub(crate) fn lost_reading(&self, reading: Reading) -> Error {
+        Error::Lost { name: self.lock.spec.name.clone(), token: self.token_of(reading) }
+    }
+
+    /// Takes a reader off; `false` if it is another process's, or there is none any more. To be called once for each.
+    #[inline(always)]
+    pub(crate) fn release_read(&self, reading: Reading) -> bool {
+        let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
+        words(self.lock.entry(reading.entry)).leave(cell, me, wake_all)
+    }
+
+    pub(crate) fn is_reading(&self, reading: Reading) -> bool {
+        let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
+        let seen = cell.look();
+        seen.is_with(me) && !seen.is_idle()
+    }
+
+    /// Of the last write, for whoever reads.
+    pub(crate) fn token_of(&self, reading: Reading) -> u64 {
+        let written = self.lock.entry(reading.entry).state.load(Relaxed) & OwnerWord::MAX_EPOCH;
+        self.lock.space.segment.header.token_base + written
+    }
+
+    /// Notes the time as that at which this process began to read.
+    pub(crate) fn stamp_read(&self, reading: Reading) {
+        if self.is_reading(reading) {
+            self.cells[reading.cell as usize].since.store(stamp::plain(Monotonic::now()), Relaxed);
+        }
+    }
+
+    /// The writer, or one for each process that reads.
+    pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
+        let entry = self.lock.entry(self.lock.find()?.entry);
+        let space = &self.lock.space;
+        inspect::holders_of_rwlock(&space.segment, &space.me_as_judge(), self.lock.slot_code(), entry)
+    }
+}
