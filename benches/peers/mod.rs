@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod arena;
+pub mod read_write;
 
 use std::cell::UnsafeCell;
 use std::fs::File;
@@ -121,6 +122,17 @@ impl Lock for Semaphore {
         // SAFETY: as above.
         unsafe { assert_eq!(libc::sem_post(self.0.get()), 0) };
         result
+    }
+}
+
+/// One permit of a semaphore.
+pub struct HostlockPermits(pub hostlock::Semaphore);
+
+impl Lock for HostlockPermits {
+    #[inline]
+    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
+        let _permit = self.0.acquire().expect("a permit");
+        critical()
     }
 }
 

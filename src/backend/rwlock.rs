@@ -207,8 +207,7 @@ impl SharedRwLock {
     /// Whether no cell has readers, nor is damaged.
     #[inline]
     fn nobody_reads(&self, gate: Acquisition) -> bool {
-        let segment = &self.lock.space.segment;
-        segment.cells_of(self.lock.entry(gate.entry)).all(|cell| cell.is_ok_and(|cell| cell.look().is_idle()))
+        self.lock.space.segment.all_cells(self.lock.entry(gate.entry), |cell| cell.look().is_idle())
     }
 
     #[cold]

@@ -383,6 +383,20 @@ impl Segment {
         })
     }
 
+    /// Whether all cells of an entry are so; `false` if one of its extents is damaged.
+    #[inline]
+    pub(crate) fn all_cells(&self, entry: &Entry, is_so: impl Fn(&ReaderCell) -> bool) -> bool {
+        for word in &entry.extents[..DATA] {
+            // Acquire: pairs with the Release in `settle` and `add_cells`: what is in it.
+            match Extent::read(word.load(Acquire), self.units.len()) {
+                Ok(Some(extent)) if self.cells_in(extent).iter().all(&is_so) => {}
+                Ok(None) => break,
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// The numbers of all cells of an entry, as [`Segment::cells`] counts them.
     pub(crate) fn cell_numbers<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = Result<u32>> {
         (0..DATA).map_while(|number| self.extent(entry, number).transpose()).flat_map(|extent| {

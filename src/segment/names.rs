@@ -33,7 +33,6 @@ use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
 use super::index::Cell;
 use crate::digest::fnv1a;
 use crate::os::futex;
-use crate::protocol::rwlock;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{OwnerWord, Slot, Step};
 use crate::{Error, Result};
@@ -226,9 +225,7 @@ impl Segment {
             return false;
         }
         match kind {
-            Kind::RwLock | Kind::RwLockData => {
-                self.cells_of(entry).all(|cell| cell.is_ok_and(|cell| rwlock::Cell(cell.word.load(SeqCst)).is_idle()))
-            }
+            Kind::RwLock | Kind::RwLockData => self.all_cells(entry, |cell| cell.look().is_idle()),
             Kind::Semaphore | Kind::Barrier | Kind::Latch => self
                 .seats_of(entry)
                 .is_ok_and(|seats| seats.iter().map(Seat::look).all(|word| word.is_free() && !word.is_abandoned())),
