@@ -14,6 +14,7 @@
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
 //! * [`seeded`]: bugs put in on purpose, each of which must be caught by one of these.
+//! * [`semaphore`]: permits behind a gate; [`semaphore_seeded`]: its bugs.
 //!
 //! Models run in two modes (see [`crate::sync`]): RMW for interleavings, plain for orderings. The bound on preemptions is 3, because
 //! lost wake-ups with a third party need that many; in the plain mode, where stale loads multiply, it is 2 for those of three
@@ -32,6 +33,8 @@ mod machine;
 mod mutex;
 mod recovery;
 mod seeded;
+mod semaphore;
+mod semaphore_seeded;
 mod world;
 
 use std::process::Command;
