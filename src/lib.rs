@@ -88,7 +88,7 @@ pub use {
     },
     error::{Error, Result},
     holder::{Abandoned, Held, Holder, Process},
-    report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport},
+    report::{Inspection, LockKind, LockReport, ParticipantReport, Permits, Usage, WaiterReport},
 };
 
 /// How it works and why, for those who want to know. No code in here.

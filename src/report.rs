@@ -50,8 +50,13 @@ pub struct LockReport {
     pub name: String,
     /// What it is.
     pub kind: LockKind,
-    /// Who holds it. `None`: nobody alive does.
+    /// Who holds it; of several, the first of [`holders`](Self::holders). `None`: nobody alive does.
     pub holder: Option<Holder>,
+    /// All who hold a part of it: of a semaphore one for each permit, by token; of a read-write lock its writer, or one for each process that
+    /// reads; of others the one holder.
+    pub holders: Vec<Holder>,
+    /// Of a semaphore: how many of its permits somebody alive holds.
+    pub permits: Option<Permits>,
     /// Who died holding it, for as long as the mark stands: the next owner will be told, or the present one was and has not released
     /// it yet.
     pub abandoned: Option<Abandoned>,
@@ -67,12 +72,42 @@ pub struct LockReport {
     pub damage: Option<String>,
 }
 
+/// How many permits a semaphore has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Permits {
+    /// Those that somebody alive holds.
+    pub used: u32,
+    /// All of them.
+    pub total: u32,
+}
+
 /// What a name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockKind {
     /// A [`Mutex`](crate::Mutex).
     Mutex,
+    /// A [`RwLock`](crate::RwLock).
+    RwLock,
+    /// A [`Semaphore`](crate::Semaphore).
+    Semaphore,
+    /// A condition variable.
+    Condvar,
+    /// Something that happened, or did not yet.
+    Event,
+    /// A place where so many wait for each other.
+    Barrier,
+    /// A count that is waited for.
+    Latch,
+    /// Something that is done once.
+    Once,
+    /// A queue.
+    Queue,
+    /// A mutex with the data it guards.
+    MutexData,
+    /// A read-write lock with the data it guards.
+    RwLockData,
     /// Something that this version does not know.
     Unknown,
 }
@@ -81,6 +116,16 @@ impl fmt::Display for LockKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Mutex => "mutex",
+            Self::RwLock => "rwlock",
+            Self::Semaphore => "semaphore",
+            Self::Condvar => "condvar",
+            Self::Event => "event",
+            Self::Barrier => "barrier",
+            Self::Latch => "latch",
+            Self::Once => "once",
+            Self::Queue => "queue",
+            Self::MutexData => "mutex-data",
+            Self::RwLockData => "rwlock-data",
             Self::Unknown => "unknown",
         })
     }

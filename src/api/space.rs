@@ -14,7 +14,7 @@ use crate::backend::semaphore::SharedSemaphore;
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
 use crate::segment::format::Kind;
 use crate::segment::open::Options;
-use crate::{Error, Inspection, Result, Usage};
+use crate::{Error, Inspection, LockKind, Result, Usage};
 
 /// A named place for locks. All processes that open the same space see the same locks.
 ///
@@ -134,6 +134,25 @@ impl Space {
     /// As [`mutex`](Self::mutex); [`Error::NoExtents`] if the space has no room to count readers (512 bytes for each such lock).
     pub fn rwlock(&self, name: &str) -> Result<RwLock> {
         Ok(RwLock::new(SharedRwLock::new(&self.shared, Spec::of(name, Kind::RwLock))?))
+    }
+
+    /// What `name` is at this moment, and how many permits it has if it is a semaphore; `None` if nobody named it, or it was given up.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
+    /// use hostlock::LockKind;
+    ///
+    /// assert_eq!(space.look_up("uploads")?, None);
+    /// let uploads = space.semaphore("uploads", 3)?;
+    /// assert_eq!(space.look_up("uploads")?, Some((LockKind::Semaphore, 3)));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn look_up(&self, name: &str) -> Result<Option<(LockKind, u32)>> {
+        inspect::look_up(self.shared.segment(), name)
     }
 
     /// The space's name.

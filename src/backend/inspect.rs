@@ -1,7 +1,7 @@
 //! What is seen of a space: who holds what, who waits, who died. Only reads.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::{AtomicU64, fence};
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,9 +16,9 @@ use crate::protocol::mutex::LockWords;
 use crate::protocol::rwlock::Cell;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{Owner, OwnerWord, Slot};
-use crate::report::{Inspection, LockKind, LockReport, ParticipantReport, Usage, WaiterReport};
+use crate::report::{Inspection, LockKind, LockReport, ParticipantReport, Permits, Usage, WaiterReport};
 use crate::segment::Segment;
-use crate::segment::format::{Entry, Kind, Place};
+use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::inspect::Named;
 use crate::segment::open::Options;
 use crate::segment::participants::Participant;
@@ -196,70 +196,109 @@ fn waiter(segment: &Segment, me: &Identity, sleeper: &Sleeper) -> Option<WaiterR
     })
 }
 
+/// What a name is, and for how many.
+pub(crate) fn look_up(segment: &Segment, name: &str) -> Result<Option<(LockKind, u32)>> {
+    while let Some(known) = segment.find(name) {
+        let entry = &segment.entries[known.place.entry as usize];
+        let count = segment.count(entry);
+        // The number was read after the name: it is the name's if the entry still is.
+        fence(Acquire);
+        if Meta(entry.meta.load(Relaxed)).generation() == known.place.generation {
+            return Ok(Some((kind(known.kind), count?)));
+        }
+    }
+    Ok(None)
+}
+
+fn kind(number: u8) -> LockKind {
+    match Kind::from_number(number) {
+        Some(Kind::Mutex) => LockKind::Mutex,
+        Some(Kind::RwLock) => LockKind::RwLock,
+        Some(Kind::Semaphore) => LockKind::Semaphore,
+        Some(Kind::Condvar) => LockKind::Condvar,
+        Some(Kind::Event) => LockKind::Event,
+        Some(Kind::Barrier) => LockKind::Barrier,
+        Some(Kind::Latch) => LockKind::Latch,
+        Some(Kind::Once) => LockKind::Once,
+        Some(Kind::Queue) => LockKind::Queue,
+        Some(Kind::MutexData) => LockKind::MutexData,
+        Some(Kind::RwLockData) => LockKind::RwLockData,
+        None => LockKind::Unknown,
+    }
+}
+
 fn lock(segment: &Segment, me: &Identity, named: Named<'_>, waiters: Vec<WaiterReport>) -> LockReport {
     let Named { entry, meta, name, .. } = named;
     let words = &entry.lock;
-    let mut word = words.look();
-    let mut state = State::default();
-    // A lock that changes hands all the time is looked at a few times; then who holds it is anybody's guess.
-    for _ in 0..100 {
-        let read = State::read(segment, me, entry, word);
-        let now = words.look();
-        if now == word {
-            state = read;
-            break;
-        }
-        word = now;
-    }
+    let kind = kind(meta.kind());
+    let state = match kind {
+        LockKind::Semaphore => State::of_seats(segment, me, entry),
+        LockKind::RwLock | LockKind::RwLockData => State::of_readers_and_writer(segment, me, entry),
+        _ => State::of_word(segment, me, entry),
+    };
     LockReport {
         name,
-        kind: if meta.kind() == Kind::Mutex as u8 { LockKind::Mutex } else { LockKind::Unknown },
-        holder: state.holder,
+        kind,
+        holder: state.holders.first().cloned(),
+        permits: state.permits,
+        holders: state.holders,
         abandoned: state.abandoned,
         waiters,
-        token: segment.token_of(word),
+        token: segment.token_of(words.look()),
         contended: words.contended.load(Relaxed).into(),
         recovered: entry.recovered.load(Relaxed),
         damage: state.damage,
     }
 }
 
-/// What one owner word says.
+/// What the words of a lock say.
 #[derive(Default)]
 struct State {
-    holder: Option<Holder>,
+    holders: Vec<Holder>,
+    permits: Option<Permits>,
     abandoned: Option<Abandoned>,
     damage: Option<String>,
 }
 
+fn told_of(segment: &Segment, entry: &Entry, epoch: u64) -> Abandoned {
+    let dead = entry.death_of(epoch);
+    Abandoned {
+        token: segment.header.token_base + epoch,
+        pid: dead.as_ref().map(|(pid, _)| *pid),
+        command: dead.map(|(_, command)| command).unwrap_or_default(),
+    }
+}
+
 impl State {
+    fn of_word(segment: &Segment, me: &Identity, entry: &Entry) -> Self {
+        let mut word = entry.lock.look();
+        // A lock that changes hands all the time is looked at a few times; then who holds it is anybody's guess.
+        for _ in 0..100 {
+            let read = Self::read(segment, me, entry, word);
+            let now = entry.lock.look();
+            if now == word {
+                return read;
+            }
+            word = now;
+        }
+        Self::default()
+    }
+
     fn read(segment: &Segment, me: &Identity, entry: &Entry, word: OwnerWord) -> Self {
         let mut state = Self::default();
-        let told_of = |word: OwnerWord| {
-            let epoch = entry.died_as(word);
-            let dead = entry.death_of(epoch);
-            Abandoned {
-                token: segment.header.token_base + epoch,
-                pid: dead.as_ref().map(|(pid, _)| *pid),
-                command: dead.map(|(_, command)| command).unwrap_or_default(),
-            }
-        };
         match word.owner() {
-            Owner::Nobody => state.abandoned = word.is_abandoned().then(|| told_of(word)),
+            Owner::Nobody => {
+                state.abandoned = word.is_abandoned().then(|| told_of(segment, entry, entry.died_as(word)));
+            }
             Owner::Held(slot) => {
-                state.holder = holder_of(segment, me, 0, &entry.lock, Some(&entry.since));
+                state.holders.extend(holder_of(segment, me, 0, &entry.lock, Some(&entry.since)));
                 match segment.participant(slot) {
-                    Some(_) if state.holder.is_some() => {
-                        state.abandoned = word.is_abandoned().then(|| told_of(word));
+                    Some(_) if !state.holders.is_empty() => {
+                        let told = word.is_abandoned();
+                        state.abandoned = told.then(|| told_of(segment, entry, entry.died_as(word)));
                     }
                     // Dead, and nobody was here since.
-                    Some(them) => {
-                        state.abandoned = Some(Abandoned {
-                            token: segment.token_of(word),
-                            pid: Some(them.identity.pid),
-                            command: segment.command(slot),
-                        });
-                    }
+                    Some(them) => state.abandoned = Some(died(segment, slot, &them, word)),
                     None => state.damage = Some(format!("{word:?}, whom nobody knows")),
                 }
             }
@@ -267,4 +306,85 @@ impl State {
         }
         state
     }
+
+    /// Of a read-write lock, where whoever is in the word may only wait, or be done with waiting for nothing.
+    fn of_readers_and_writer(segment: &Segment, me: &Identity, entry: &Entry) -> Self {
+        let word = entry.lock.look();
+        let mut state = Self::default();
+        match holders_of_rwlock(segment, me, 0, entry) {
+            Ok(holders) => state.holders = holders,
+            Err(error) => state.damage = Some(error.to_string()),
+        }
+        if word.is_abandoned() {
+            state.abandoned = Some(told_of(segment, entry, entry.died_as(word)));
+        }
+        match word.owner() {
+            Owner::Nobody => {}
+            Owner::Held(slot) => match segment.participant(slot) {
+                Some(them) if entry.is_told_of(word) && matches!(segment.judge(slot, &them, me), Life::Dead(_)) => {
+                    state.abandoned = Some(died(segment, slot, &them, word));
+                }
+                Some(_) => {}
+                None => state.damage = state.damage.or_else(|| damage(word, entry.lock.look())),
+            },
+            Owner::Damaged => state.damage = Some(format!("{word:?}")),
+        }
+        for cell in segment.cells_of(entry).filter_map(|cell| cell.ok()) {
+            let seen = cell.look();
+            if seen.readers().is_none() || seen.owner() == Owner::Damaged {
+                state.damage = Some(format!("its readers cannot be counted: {:#x}", seen.0));
+            }
+        }
+        state
+    }
+
+    /// Each permit is right at some moment, not all of them at the same.
+    fn of_seats(segment: &Segment, me: &Identity, entry: &Entry) -> Self {
+        let seats = match segment.seats_of(entry) {
+            Ok(seats) => seats,
+            Err(error) => return Self { damage: Some(error.to_string()), ..Self::default() },
+        };
+        let holders = holders_of_seats(segment, me, 0, seats);
+        let used = holders.len() as u32;
+        let mut state = Self { holders, permits: Some(Permits { used, total: seats.len() as u32 }), ..Self::default() };
+        for seat in seats {
+            let word = seat.look();
+            match word.owner() {
+                Owner::Nobody if word.is_abandoned() => state.abandoned = Some(told_of(segment, entry, word.epoch())),
+                Owner::Nobody => {}
+                Owner::Held(slot) => match segment.participant(slot) {
+                    Some(them) if state.abandoned.is_none() && !is_held(&state.holders, segment, word) => {
+                        let dead = matches!(segment.judge(slot, &them, me), Life::Dead(_));
+                        state.abandoned = dead.then(|| died(segment, slot, &them, word));
+                    }
+                    Some(_) => {}
+                    None => state.damage = state.damage.or_else(|| damage(word, seat.look())),
+                },
+                Owner::Damaged => state.damage = Some(format!("{word:?}")),
+            }
+        }
+        // Whoever is at the gate waits, and holds nothing; but its word may be damaged.
+        let word = entry.lock.look();
+        match word.owner() {
+            Owner::Held(slot) if segment.participant(slot).is_none() => {
+                state.damage = state.damage.or_else(|| damage(word, entry.lock.look()));
+            }
+            Owner::Damaged => state.damage = Some(format!("{word:?}")),
+            _ => {}
+        }
+        state
+    }
+}
+
+/// Whoever is in `word` is not registered: that is damage, if the word still stands.
+fn damage(word: OwnerWord, now: OwnerWord) -> Option<String> {
+    (word == now).then(|| format!("{word:?}, whom nobody knows"))
+}
+
+fn is_held(holders: &[Holder], segment: &Segment, word: OwnerWord) -> bool {
+    holders.binary_search_by_key(&segment.token_of(word), |holder| holder.token).is_ok()
+}
+
+fn died(segment: &Segment, slot: Slot, them: &Participant, word: OwnerWord) -> Abandoned {
+    Abandoned { token: segment.token_of(word), pid: Some(them.identity.pid), command: segment.command(slot) }
 }

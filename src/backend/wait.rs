@@ -272,6 +272,10 @@ impl Host for Wait<'_> {
 
     fn enlist(&self) {
         let Waiting { slot, incarnation, thread, .. } = self.waiting;
+        if matches!(self.target, Target::Bell(_)) {
+            // Whoever sleeps on the lock itself is counted there.
+            self.words.contended.fetch_add(1, Relaxed);
+        }
         *self.enlisted.borrow_mut() = self.space.segment.enlist(slot, incarnation, thread, self.target);
     }
 

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use hostlock::{Space, SpaceBuilder};
+use hostlock::{Semaphore, Space, SpaceBuilder};
 
 use crate::exit::{Code, Failure};
 
@@ -65,6 +65,12 @@ pub(crate) struct RunArgs {
     /// Share the lock with other readers: not in this version, which says so and stops
     #[arg(short = 's', long, conflicts_with = "exclusive", hide = true)]
     pub(crate) shared: bool,
+    /// Let N hold the lock at a time
+    #[arg(long, value_name = "N", conflicts_with_all = ["shared", "exclusive"], value_parser = permits())]
+    pub(crate) of: Option<u32>,
+    /// Count for K of those N (default: 1)
+    #[arg(long, value_name = "K", conflicts_with_all = ["shared", "exclusive"], value_parser = permits())]
+    pub(crate) permits: Option<u32>,
     /// Let COMMAND inherit nothing of the lock
     #[arg(short = 'o', long)]
     pub(crate) close: bool,
@@ -132,6 +138,11 @@ What COMMAND sees:
   HOSTLOCK_ABANDONED  only if the holder before died: its PID (0: not known).
                       hostlock was killed while COMMAND ran, or a signal ended COMMAND
 
+How many hold it:
+  One. With --of N so many, each of which counts for --permits K of them (1), and all
+  who use NAME say the same N. Without --of, NAME is what it is: of one that was made
+  with --of, one permit is taken.
+
 How long the lock is held:
   Until COMMAND has ended; what it leaves in the background then keeps nothing. If
   hostlock is killed (SIGKILL), COMMAND is killed too, and the lock is held until
@@ -146,6 +157,8 @@ Examples:
   hostlock run backup -- rsync -a /home /backup
   hostlock run -nq sync -- ./sync.sh               in a crontab: no overlap, no mail
   hostlock run -w 5 -E 0 index -- ./reindex        busy for 5 s is fine
+  hostlock run --of 4 encode -- ./encode film.mkv  four of these at a time
+  hostlock run --of 8 --permits 3 ram -- ./big     this one counts for three of eight
   hostlock run --path /srv/app/locks db -- ./dump  a space of one's own
   hostlock run --path /srv/team/locks --mode 660 db -- ./dump
                                                    shared with the group of /srv/team
@@ -223,6 +236,10 @@ fn time(text: &str) -> Result<Duration, String> {
         Ok(_) => Err(wrong()),
         Err(_) => humantime::parse_duration(text).map_err(|_| wrong()),
     }
+}
+
+fn permits() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..=i64::from(Semaphore::MAX_PERMITS))
 }
 
 fn mode(text: &str) -> Result<u32, String> {

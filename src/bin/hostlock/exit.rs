@@ -45,7 +45,8 @@ impl From<Error> for Failure {
             Error::InvalidName { .. }
             | Error::InvalidOption { .. }
             | Error::OptionDiffers { .. }
-            | Error::WrongKind { .. } => Code::Usage,
+            | Error::WrongKind { .. }
+            | Error::WrongCount { .. } => Code::Usage,
             _ => Code::Unavailable,
         };
         let message = match &error {
@@ -53,6 +54,10 @@ impl From<Error> for Failure {
             Error::Full { path, what, capacity } => {
                 let path = path.display();
                 format!("the space {path} has room for {capacity} {what}, and all are in use; name another: --space S")
+            }
+            Error::NoExtents { path, name, .. } => {
+                let path = path.display();
+                format!("the space {path} has no room left for \"{name}\" and its permits; name another: --space S")
             }
             error => in_words_of_the_tool(&error.to_string()),
         };

@@ -8,6 +8,7 @@
 mod args;
 mod doctor;
 mod exit;
+mod lock;
 mod output;
 mod run;
 mod signals;

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use hostlock::{Error, Holder, Mutex, OwnedMutexGuard, Space};
+use hostlock::{Error, Holder, Space};
 use nix::errno::Errno;
 
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
+use crate::lock::{self, Guard, Lock};
 use crate::output;
 use crate::signals::{End, Signals};
 
@@ -36,13 +37,14 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
             "-s: this version has no shared locks yet; without it, NAME is held alone",
         ));
     }
+    lock::check(&args)?;
     let mut builder = args.space.builder()?;
     if let Some(mode) = args.mode {
         builder = builder.mode(mode);
     }
     let space = builder.open()?;
-    let mutex = space.mutex(&args.name)?;
-    let guard = match acquire(&mutex, &args) {
+    let lock = Lock::open(&space, &args)?;
+    let guard = match acquire(&lock, &args) {
         Ok(guard) => guard,
         Err(failure) if failure.code == Code::Conflict as u8 => {
             let code = args.conflict_exit_code.unwrap_or(failure.code);
@@ -75,7 +77,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
         Ok(end) => end,
         Err(e) => {
             // COMMAND runs, so nothing may be released: it is for our death to end it, and for what it started to keep the lock.
-            std::mem::forget((guard, mutex, space));
+            std::mem::forget((guard, lock, space));
             return Err(system("wait for COMMAND", &e));
         }
     };
@@ -93,7 +95,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
         ));
     }
     // Both leave the space, and end what COMMAND's children keep.
-    drop((mutex, space));
+    drop((lock, space));
     Ok(match end {
         End::Exited(code) => code,
         End::Killed(by) => {
@@ -108,7 +110,7 @@ fn system(doing: &str, e: &std::io::Error) -> Failure {
 }
 
 /// Starts COMMAND, with all that it is to know and to inherit.
-fn start(args: &RunArgs, space: &Space, guard: &OwnedMutexGuard, name: &str) -> Result<(Signals, Child), Failure> {
+fn start(args: &RunArgs, space: &Space, guard: &Guard, name: &str) -> Result<(Signals, Child), Failure> {
     let signals = Signals::take_over().map_err(|e| system("watch for signals", &e))?;
     let program = &args.command[0];
     let mut command = Command::new(program);
@@ -138,11 +140,11 @@ fn start(args: &RunArgs, space: &Space, guard: &OwnedMutexGuard, name: &str) -> 
     Ok((signals, child))
 }
 
-fn acquire(mutex: &Mutex, args: &RunArgs) -> Result<OwnedMutexGuard, Failure> {
+fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
     let started = Instant::now();
-    let error = match mutex.try_lock_owned() {
+    let error = match lock.try_acquire() {
         Ok(guard) => return Ok(guard),
-        Err(error) => not_by_an_ancestor(error)?,
+        Err(error) => not_by_an_ancestor(lock, error)?,
     };
     if args.only_try || args.timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(error.into());
@@ -153,16 +155,13 @@ fn acquire(mutex: &Mutex, args: &RunArgs) -> Result<OwnedMutexGuard, Failure> {
     // A time too long to count never ends.
     let deadline = args.timeout.and_then(|timeout| started.checked_add(timeout));
     let silent_until = started + SILENCE;
-    let first = match mutex.try_lock_owned_until(deadline.map_or(silent_until, |deadline| deadline.min(silent_until))) {
+    let first = match lock.acquire_until(Some(deadline.map_or(silent_until, |deadline| deadline.min(silent_until)))) {
         Err(Error::TimedOut { name, holder, .. }) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
             if !args.quiet {
                 let who = holder.map_or("somebody".into(), |holder| holder.to_string());
                 output::complain(&format!("waiting for lock \"{name}\", held by {who}"));
             }
-            match deadline {
-                Some(deadline) => mutex.try_lock_owned_until(deadline),
-                None => mutex.lock_owned(),
-            }
+            lock.acquire_until(deadline)
         }
         first => first,
     };
@@ -175,11 +174,9 @@ fn acquire(mutex: &Mutex, args: &RunArgs) -> Result<OwnedMutexGuard, Failure> {
 }
 
 /// Waiting for a lock that an ancestor's command runs under would never end: the ancestor waits for us.
-fn not_by_an_ancestor(error: Error) -> Result<Error, Failure> {
+fn not_by_an_ancestor(lock: &Lock, error: Error) -> Result<Error, Failure> {
     let Error::WouldBlock { name, holder: Some(holder) } = &error else { return Ok(error) };
-    if !is_ancestor(name, holder) {
-        return Ok(error);
-    }
+    let Some(holder) = lock.endless(holder, |holder| is_ancestor(name, holder)) else { return Ok(error) };
     Err(Failure::new(
         Code::Conflict,
         format_args!(

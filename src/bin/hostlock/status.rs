@@ -72,17 +72,23 @@ fn process(process: &Process) -> String {
 }
 
 fn row(lock: &LockReport) -> [String; COLUMNS.len()] {
-    let of_holder =
-        |show: &dyn Fn(&Holder) -> Option<String>| lock.holder.as_ref().and_then(show).unwrap_or("-".into());
+    // One cell for all, in the same order in each column; "-" only where there is nothing for any of them.
+    let of_holders = |show: &dyn Fn(&Holder) -> Option<String>| {
+        let shown: Vec<_> = lock.holders.iter().map(show).collect();
+        match shown.iter().any(Option::is_some) {
+            true => shown.into_iter().map(|one| one.unwrap_or("-".into())).collect::<Vec<_>>().join(","),
+            false => "-".into(),
+        }
+    };
     [
         cell(&lock.name),
         lock.kind.to_string(),
         state(lock).into(),
-        of_holder(&|holder| Some(holder.pid.to_string())),
-        of_holder(&|holder| Some(cell(&holder.command))),
-        of_holder(&|holder| holder.on_behalf_of.as_ref().map(process)),
+        of_holders(&|holder| Some(holder.pid.to_string())),
+        of_holders(&|holder| Some(cell(&holder.command))),
+        of_holders(&|holder| holder.on_behalf_of.as_ref().map(process)),
         lock.token.to_string(),
-        of_holder(&|holder| {
+        of_holders(&|holder| {
             since(holder.held).map(|(time, exact)| format!("{}{}", if exact { "" } else { "<" }, timestamp(time)))
         }),
         cell(&lock.waiters.iter().map(|waiter| process(&waiter.process)).collect::<Vec<_>>().join(",")),
@@ -134,6 +140,15 @@ struct LockJson<'a> {
     contended: u64,
     recovered: u64,
     damage: Option<&'a str>,
+    /// All of them, where there can be several.
+    holders: Vec<HolderJson<'a>>,
+    permits: Option<PermitsJson>,
+}
+
+#[derive(Serialize)]
+struct PermitsJson {
+    used: u32,
+    total: u32,
 }
 
 #[derive(Serialize)]
@@ -147,6 +162,7 @@ struct HolderJson<'a> {
     since: Option<String>,
     since_exact: bool,
     held_seconds: Option<f64>,
+    token: String,
 }
 
 #[derive(Serialize)]
@@ -193,6 +209,7 @@ fn holder_json(holder: &Holder) -> HolderJson<'_> {
             Held::For(span) | Held::AtLeast(span) => Some(seconds(span)),
             _ => None,
         },
+        token: holder.token.to_string(),
     }
 }
 
@@ -218,6 +235,8 @@ fn lock_json(lock: &LockReport) -> LockJson<'_> {
         contended: lock.contended,
         recovered: lock.recovered,
         damage: lock.damage.as_deref(),
+        holders: lock.holders.iter().map(holder_json).collect(),
+        permits: lock.permits.map(|permits| PermitsJson { used: permits.used, total: permits.total }),
     }
 }
 

@@ -56,8 +56,8 @@ pub(super) trait Algorithm: Copy + Send + Sync + 'static {
         semaphore::release(seat, bell, mine, wake).is_ok()
     }
 
-    /// Whether several permits are collected with the gate in hand.
-    fn goes_to_the_gate(self) -> bool {
+    /// Whether so many permits are collected with the gate in hand.
+    fn goes_to_the_gate(self, _: usize) -> bool {
         true
     }
 
@@ -176,7 +176,7 @@ impl Participant {
                 return None;
             }
         }
-        if !algorithm.goes_to_the_gate() {
+        if !algorithm.goes_to_the_gate(count) {
             let token = OwnerWord::free_at(world.gate.owner.fetch_add(1 << 16, SeqCst) / (1 << 16) + 1);
             return self.collect(algorithm, token.epoch(), count);
         }
@@ -229,6 +229,9 @@ impl Participant {
         let tokens = &mut (token..).take(count).map(OwnerWord::free_at);
         let (permits, host) = (self.world.permits(), self.thread.at_bell());
         let collected = algorithm.collect(permits, &host, self.me(), tokens, &mut |one| taken.push(one));
+        if collected.is_err() {
+            taken.iter().for_each(|taken| algorithm.put_back(permits, taken));
+        }
         collected.ok().map(|()| taken.iter().map(|taken| (taken.position, taken.word)).collect())
     }
 
