@@ -177,7 +177,7 @@ impl Participant {
             }
         }
         if !algorithm.goes_to_the_gate(count) {
-            let token = OwnerWord::free_at(world.gate.owner.fetch_add(1 << 16, SeqCst) / (1 << 16) + 1);
+            let token = OwnerWord::free_at(world.gate.owner.fetch_add((count as u64) << 16, SeqCst) / (1 << 16) + 1);
             return self.collect(algorithm, token.epoch(), count);
         }
         let seen = world.gate.look();

@@ -238,7 +238,6 @@ const BUGS: &[(Bug, Mode, &[&str])] = &[
     (Bug::PutBackIsNotTold, Mode::Rmw, &[NOT_TOLD]),
     (Bug::TakenWithoutAWord, Mode::Rmw, &[NOT_TOLD]),
     (Bug::TakeOverIsNotTold, Mode::Rmw, &[NOT_TOLD]),
-    (Bug::NobodyIsJudged, Mode::Rmw, &[DEADLOCK]),
 ];
 
 const BUGS_THAT_DEATH_FINDS: &[(Bug, Mode, &[&str])] = &[
