@@ -56,7 +56,7 @@ fn wrong_calls_are_one_line_and_64() {
         (&["-E", "-1", "a", "--", "true"], "-1"),
         (&["--mode", "777", "a", "--", "true"], "mode"),
         (&["--mode", "rw", "a", "--", "true"], "octal"),
-        (&["-s", "a", "--", "true"], "no shared locks yet"),
+        (&["-s", "-x", "a", "--", "true"], "--exclusive"),
         (&["--space", "other", "a", "--", "true"], "--path"),
         (&["", "--", "true"], "NAME"),
         (&["a-name-of-more-than-sixty-four-bytes-which-is-more-than-there-is-room-for", "--", "true"], "64 bytes"),

@@ -57,6 +57,76 @@ fn so_many_run_at_a_time_and_one_more_waits() {
 }
 
 #[test]
+fn readers_share_and_keep_a_writer_out() {
+    let place = Place::new();
+    let mut readers: Vec<_> = (0..2).map(|_| place.start_script(&["-s"], "a", "exec sleep 600")).collect();
+    let pids: Vec<String> = readers.iter().map(|run| run.pid().to_string()).collect();
+    let found = lock(&place, "a");
+    assert_eq!((&found["kind"], &found["state"]), (&"rwlock".into(), &"held".into()));
+    let mut shown: Vec<String> = found["holders"].as_array().unwrap().iter().map(|h| h["pid"].to_string()).collect();
+    shown.sort();
+    let mut sorted = pids.clone();
+    sorted.sort();
+    assert_eq!(shown, sorted);
+    assert!(found["holders"].as_array().unwrap().iter().all(|holder| holder["readers"] == 1));
+
+    // Without an option the name is what it is, alone; and whoever waits to be alone holds newcomers back.
+    assert_refused(&place, &["-n", "a", "--", "true"], 75, &["is held by pid ", ", reading with token "]);
+    assert_eq!(place.output("run", &["-n", "-s", "a", "--", "true"]).status.code(), Some(0));
+    let mut writer = place.start(&["-q", "a", "--", "sleep", "600"]);
+    wait_until("it waits", || lock(&place, "a")["waiters"][0]["pid"] == writer.pid().as_raw());
+    assert_refused(&place, &["-n", "-s", "a", "--", "true"], 75, &["is held by pid "]);
+    readers.iter_mut().for_each(|reader| reader.kill());
+    wait_until("it writes", || lock(&place, "a")["holder"]["pid"] == writer.pid().as_raw());
+    let found = lock(&place, "a");
+    assert_eq!((found["holders"].as_array().unwrap().len(), &found["holder"]["readers"]), (1, &0.into()));
+    assert_eq!(found["abandoned"], Value::Null, "readers that died left nothing half done");
+    assert_refused(&place, &["-w", "0.2", "-s", "a", "--", "true"], 75, &["is held by pid", "; waited 0.2"]);
+    writer.signal(Signal::SIGTERM);
+    writer.finish();
+    // A writer that a signal ended is told to whoever comes next, which may be a reader.
+    let told = ["-s", "a", "--", "sh", "-c", "echo ${HOSTLOCK_ABANDONED-nobody}"];
+    assert_eq!(stdout(&place.output("run", &told)).trim(), writer.pid().to_string());
+    assert_eq!(place.output("run", &["a", "--", "true"]).status.code(), Some(0));
+    assert_eq!(stdout(&place.output("run", &told)).trim(), "nobody");
+}
+
+#[test]
+fn a_reader_within_a_reader_is_let_in_unless_a_writer_waits() {
+    let place = Place::new();
+    let path = place.space();
+    let inner =
+        |options: &str| format!("{} run --path {} {options} a -- true", env!("CARGO_BIN_EXE_hostlock"), path.display());
+    let outer = |options: &[&str], inner: &str| {
+        place.output("run", &options.iter().copied().chain(["a", "--", "sh", "-c", inner]).collect::<Vec<_>>())
+    };
+    assert_eq!(outer(&["-s"], &inner("-s")).status.code(), Some(0));
+    for (outside, inside) in [(&["-s"][..], ""), (&[], "-s"), (&[], "")] {
+        let output = outer(outside, &inner(inside));
+        assert_eq!(output.status.code(), Some(75), "{outside:?}, {inside}");
+        assert!(stderr(&output).contains("under which this command runs"), "{}", stderr(&output));
+    }
+    // The writer waits for us, and we would wait for it.
+    let waits = format!(
+        "until {} status --path {} --json a | grep -q waiting_seconds; do sleep 0.02; done",
+        env!("CARGO_BIN_EXE_hostlock"),
+        path.display()
+    );
+    let ready = place.root.path().join("ready");
+    let script = format!("touch {}; {waits}; {}", ready.display(), inner("-s"));
+    let place = &place;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| place.output("run", &["-s", "a", "--", "sh", "-c", &script]));
+        wait_until("it reads", || ready.exists());
+        let mut writer = place.start(&["-q", "a", "--", "true"]);
+        let output = reader.join().unwrap();
+        assert_eq!(output.status.code(), Some(75), "{}", stderr(&output));
+        assert!(stderr(&output).contains("under which this command runs"), "{}", stderr(&output));
+        assert!(writer.finish().success());
+    });
+}
+
+#[test]
 fn some_count_for_several() {
     let place = Place::new();
     let _big = place.start_script(&["--of", "4", "--permits", "3"], "a", "exec sleep 600");
@@ -73,6 +143,7 @@ fn what_does_not_go_together_is_64_and_names_both() {
     refused(&["--of", "2", "--permits", "3", "a", "--", "true"], &["--permits 3", "--of 2"]);
     refused(&["-x", "--of", "2", "a", "--", "true"], &["--exclusive", "--of"]);
     refused(&["-s", "--of", "2", "a", "--", "true"], &["--shared", "--of"]);
+    refused(&["-s", "-x", "a", "--", "true"], &["--shared", "--exclusive"]);
     for of in ["0", "65537", "-1", "two", ""] {
         refused(&["--of", of, "a", "--", "true"], &[]);
     }
@@ -82,6 +153,7 @@ fn what_does_not_go_together_is_64_and_names_both() {
     refused(&["--of", "3", "a", "--", "true"], &["\"a\" is a semaphore for 2, not for 3"]);
     assert_eq!(place.output("run", &["m", "--", "true"]).status.code(), Some(0));
     refused(&["--of", "3", "m", "--", "true"], &["\"m\" is a mutex, not a semaphore"]);
+    refused(&["-s", "m", "--", "true"], &["\"m\" is a mutex, not a read-write lock"]);
 }
 
 #[test]

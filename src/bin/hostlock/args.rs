@@ -59,11 +59,11 @@ pub(crate) struct RunArgs {
     #[arg(short = 'E', alias = "conflict-exit-code", value_name = "N")]
     pub(crate) conflict_exit_code: Option<u8>,
     /// Hold the lock alone, as without it
-    #[arg(short = 'x', long, short_alias = 'e', action = ArgAction::SetTrue)]
-    #[allow(dead_code)]
+    #[arg(short = 'x', long, short_alias = 'e', action = ArgAction::SetTrue, hide_short_help = true)]
+    #[allow(dead_code)] // It is for the parser.
     exclusive: bool,
-    /// Share the lock with other readers: not in this version, which says so and stops
-    #[arg(short = 's', long, conflicts_with = "exclusive", hide = true)]
+    /// Hold the lock together with others who only read
+    #[arg(short = 's', long, conflicts_with = "exclusive")]
     pub(crate) shared: bool,
     /// Let N hold the lock at a time
     #[arg(long, value_name = "N", conflicts_with_all = ["shared", "exclusive"], value_parser = permits())]
@@ -139,9 +139,10 @@ What COMMAND sees:
                       hostlock was killed while COMMAND ran, or a signal ended COMMAND
 
 How many hold it:
-  One. With --of N so many, each of which counts for --permits K of them (1), and all
-  who use NAME say the same N. Without --of, NAME is what it is: of one that was made
-  with --of, one permit is taken.
+  One. With --shared all who say so, and nobody else meanwhile. With --of N so many, each
+  of which counts for --permits K of them (1). What NAME is, its first user says, and who
+  says something else gets an error; who says none of these takes it as it is: alone, or
+  one permit. HOSTLOCK_TOKEN of those who share is that of the last who held it alone.
 
 How long the lock is held:
   Until COMMAND has ended; what it leaves in the background then keeps nothing. If
@@ -157,6 +158,8 @@ Examples:
   hostlock run backup -- rsync -a /home /backup
   hostlock run -nq sync -- ./sync.sh               in a crontab: no overlap, no mail
   hostlock run -w 5 -E 0 index -- ./reindex        busy for 5 s is fine
+  hostlock run -s repo -- ./publish                together with others that say -s,
+  hostlock run repo -- ./prune                     and this one alone
   hostlock run --of 4 encode -- ./encode film.mkv  four of these at a time
   hostlock run --of 8 --permits 3 ram -- ./big     this one counts for three of eight
   hostlock run --path /srv/app/locks db -- ./dump  a space of one's own

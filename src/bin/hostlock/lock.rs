@@ -2,39 +2,50 @@
 
 use std::time::Instant;
 
-use hostlock::{Abandoned, Error, Holder, LockKind, Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, Space};
+use hostlock::{Abandoned, Error, Holder, LockKind, Mutex, RwLock, Semaphore, Space};
+use hostlock::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
 
 pub(crate) enum Lock {
     Alone(Mutex),
+    Write(RwLock),
+    Read(RwLock),
     /// So many of the permits there are.
     Permits(Semaphore, u32),
 }
 
 pub(crate) enum Guard {
     Alone(OwnedMutexGuard),
+    Write(OwnedRwLockWriteGuard),
+    Read(OwnedRwLockReadGuard),
     Permits(OwnedSemaphorePermit),
 }
 
 impl Lock {
     /// What NAME is and the options say; a name that nobody used before becomes what they say.
     pub(crate) fn open(space: &Space, args: &RunArgs) -> Result<Self, Failure> {
-        let wanted = args.permits.unwrap_or(1);
+        let (name, wanted) = (&args.name, args.permits.unwrap_or(1));
+        if args.shared {
+            return Ok(Self::Read(space.rwlock(name)?));
+        }
         if let Some(of) = args.of {
-            return Ok(Self::Permits(space.semaphore(&args.name, of)?, wanted));
+            return Ok(Self::Permits(space.semaphore(name, of)?, wanted));
         }
         // Whoever does not say what it is takes it as it is.
-        Ok(match space.look_up(&args.name)? {
-            Some((LockKind::Semaphore, of)) => Self::Permits(space.semaphore(&args.name, of)?, wanted),
-            _ => Self::Alone(space.mutex(&args.name)?),
+        Ok(match space.look_up(name)? {
+            Some((LockKind::RwLock, _)) => Self::Write(space.rwlock(name)?),
+            Some((LockKind::Semaphore, of)) => Self::Permits(space.semaphore(name, of)?, wanted),
+            _ => Self::Alone(space.mutex(name)?),
         })
     }
 
     pub(crate) fn try_acquire(&self) -> Result<Guard, Error> {
         match self {
             Self::Alone(mutex) => mutex.try_lock_owned().map(Guard::Alone),
+            Self::Write(lock) => lock.try_write_owned().map(Guard::Write),
+            Self::Read(lock) => lock.try_read_owned().map(Guard::Read),
             Self::Permits(semaphore, count) => semaphore.try_acquire_many_owned(*count).map(Guard::Permits),
         }
     }
@@ -44,6 +55,10 @@ impl Lock {
         match (self, deadline) {
             (Self::Alone(mutex), Some(deadline)) => mutex.try_lock_owned_until(deadline).map(Guard::Alone),
             (Self::Alone(mutex), None) => mutex.lock_owned().map(Guard::Alone),
+            (Self::Write(lock), Some(deadline)) => lock.try_write_owned_until(deadline).map(Guard::Write),
+            (Self::Write(lock), None) => lock.write_owned().map(Guard::Write),
+            (Self::Read(lock), Some(deadline)) => lock.try_read_owned_until(deadline).map(Guard::Read),
+            (Self::Read(lock), None) => lock.read_owned().map(Guard::Read),
             (Self::Permits(semaphore, count), Some(deadline)) => {
                 semaphore.try_acquire_many_owned_until(*count, deadline).map(Guard::Permits)
             }
@@ -51,57 +66,74 @@ impl Lock {
         }
     }
 
-    /// One of those among its holders who make waiting for it endless, if `never_lets_go` is so of them.
-    pub(crate) fn endless(&self, holder: &Holder, never_lets_go: impl Fn(&Holder) -> bool) -> Option<Holder> {
+    fn holders(&self) -> Result<Vec<Holder>, Error> {
         match self {
-            Self::Alone(_) => never_lets_go(holder).then(|| holder.clone()),
-            Self::Permits(semaphore, count) => {
-                let holders = semaphore.holders().ok()?;
-                // A process that keeps one permit keeps all it has.
-                let kept = |holder: &Holder| {
-                    let same = |other: &&Holder| (other.pid, other.elsewhere) == (holder.pid, holder.elsewhere);
-                    holders.iter().filter(same).any(&never_lets_go)
-                };
-                let kept: Vec<&Holder> = holders.iter().filter(|holder| kept(holder)).collect();
-                let left = semaphore.permits() - (kept.len() as u32).min(semaphore.permits());
-                kept.last().filter(|_| left < *count).copied().cloned()
-            }
+            Self::Alone(mutex) => Ok(mutex.holder()?.into_iter().collect()),
+            Self::Write(lock) | Self::Read(lock) => lock.holders(),
+            Self::Permits(semaphore, _) => semaphore.holders(),
         }
     }
+
+    /// Of a lock that was waited for in vain: one of its holders on whose account waiting is endless, if `never_lets_go` is so of them.
+    pub(crate) fn endless(&self, waited: Waited, never_lets_go: impl Fn(&Holder) -> bool) -> Option<Holder> {
+        let holders = self.holders().ok()?;
+        // A process that keeps one permit keeps all it has.
+        let kept = |holder: &Holder| {
+            let same = |other: &&Holder| (other.pid, other.elsewhere) == (holder.pid, holder.elsewhere);
+            holders.iter().filter(same).any(&never_lets_go)
+        };
+        let kept: Vec<&Holder> = holders.iter().filter(|holder| kept(holder)).collect();
+        let is_endless = match self {
+            Self::Alone(_) | Self::Write(_) => true,
+            // Among readers one more is let in, unless a writer waits for them: and that is not so yet while others only come and go.
+            Self::Read(_) => waited == Waited::ForLong || kept.iter().any(|holder| holder.readers == 0),
+            Self::Permits(semaphore, count) => semaphore.permits().saturating_sub(kept.len() as u32) < *count,
+        };
+        kept.last().filter(|_| is_endless).copied().cloned()
+    }
+}
+
+/// How long a lock was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    NotAtAll,
+    ForLong,
+}
+
+macro_rules! each {
+    ($guard:expr, $held:ident => $what:expr) => {
+        match $guard {
+            Guard::Alone($held) => $what,
+            Guard::Write($held) => $what,
+            Guard::Read($held) => $what,
+            Guard::Permits($held) => $what,
+        }
+    };
 }
 
 impl Guard {
     pub(crate) fn token(&self) -> u64 {
-        match self {
-            Self::Alone(guard) => guard.token(),
-            Self::Permits(permits) => permits.token(),
-        }
+        each!(self, held => held.token())
     }
 
     pub(crate) fn abandoned(&self) -> Option<&Abandoned> {
-        match self {
-            Self::Alone(guard) => guard.abandoned(),
-            Self::Permits(permits) => permits.abandoned(),
-        }
+        each!(self, held => held.abandoned())
     }
 
     pub(crate) fn stamp(&self) {
-        match self {
-            Self::Alone(guard) => guard.stamp(),
-            Self::Permits(permits) => permits.stamp(),
-        }
+        each!(self, held => held.stamp())
     }
 
     pub(crate) fn unlock(self) -> Result<(), Error> {
-        match self {
-            Self::Alone(guard) => guard.unlock(),
-            Self::Permits(permits) => permits.unlock(),
-        }
+        each!(self, held => held.unlock())
     }
 
+    /// As the death of its owner: the next one is told, except of a reader, who left nothing half done.
     pub(crate) fn abandon(self) -> Result<(), Error> {
         match self {
             Self::Alone(guard) => guard.abandon(),
+            Self::Write(guard) => guard.abandon(),
+            Self::Read(guard) => guard.unlock(),
             Self::Permits(permits) => permits.abandon(),
         }
     }

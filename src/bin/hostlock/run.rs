@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
-use crate::lock::{self, Guard, Lock};
+use crate::lock::{self, Guard, Lock, Waited};
 use crate::output;
 use crate::signals::{End, Signals};
 
@@ -30,12 +30,6 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
     // `run -- NAME -- COMMAND`, for a NAME that looks like an option.
     if args.command.len() > 1 && args.command[0] == "--" {
         args.command.remove(0);
-    }
-    if args.shared {
-        return Err(Failure::new(
-            Code::Usage,
-            "-s: this version has no shared locks yet; without it, NAME is held alone",
-        ));
     }
     lock::check(&args)?;
     let mut builder = args.space.builder()?;
@@ -144,7 +138,7 @@ fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
     let started = Instant::now();
     let error = match lock.try_acquire() {
         Ok(guard) => return Ok(guard),
-        Err(error) => not_by_an_ancestor(lock, error)?,
+        Err(error) => not_by_an_ancestor(lock, Waited::NotAtAll, error)?,
     };
     if args.only_try || args.timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(error.into());
@@ -156,7 +150,10 @@ fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
     let deadline = args.timeout.and_then(|timeout| started.checked_add(timeout));
     let silent_until = started + SILENCE;
     let first = match lock.acquire_until(Some(deadline.map_or(silent_until, |deadline| deadline.min(silent_until)))) {
-        Err(Error::TimedOut { name, holder, .. }) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
+        Err(error @ Error::TimedOut { .. }) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
+            let Error::TimedOut { name, holder, .. } = not_by_an_ancestor(lock, Waited::ForLong, error)? else {
+                unreachable!("it was one, and is handed back")
+            };
             if !args.quiet {
                 let who = holder.map_or("somebody".into(), |holder| holder.to_string());
                 output::complain(&format!("waiting for lock \"{name}\", held by {who}"));
@@ -174,9 +171,9 @@ fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
 }
 
 /// Waiting for a lock that an ancestor's command runs under would never end: the ancestor waits for us.
-fn not_by_an_ancestor(lock: &Lock, error: Error) -> Result<Error, Failure> {
-    let Error::WouldBlock { name, holder: Some(holder) } = &error else { return Ok(error) };
-    let Some(holder) = lock.endless(holder, |holder| is_ancestor(name, holder)) else { return Ok(error) };
+fn not_by_an_ancestor(lock: &Lock, waited: Waited, error: Error) -> Result<Error, Failure> {
+    let (Error::WouldBlock { name, .. } | Error::TimedOut { name, .. }) = &error else { return Ok(error) };
+    let Some(holder) = lock.endless(waited, |holder| is_ancestor(name, holder)) else { return Ok(error) };
     Err(Failure::new(
         Code::Conflict,
         format_args!(

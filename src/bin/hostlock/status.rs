@@ -163,6 +163,7 @@ struct HolderJson<'a> {
     since_exact: bool,
     held_seconds: Option<f64>,
     token: String,
+    readers: u32,
 }
 
 #[derive(Serialize)]
@@ -210,6 +211,7 @@ fn holder_json(holder: &Holder) -> HolderJson<'_> {
             _ => None,
         },
         token: holder.token.to_string(),
+        readers: holder.readers,
     }
 }
 
