@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::holder::{Holder, Seconds};
+use crate::holder::{Abandoned, Holder, Seconds};
 
 /// What can go wrong. Every variant names the lock or the path it is about.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +20,12 @@ pub enum Error {
         holder: Option<Box<Holder>>,
     },
 
-    /// The deadline came before the lock did. Nothing of the wait is left behind.
-    #[error("lock \"{name}\" is held by {}; waited {}", who(holder), Seconds(*waited))]
+    /// The deadline came before the lock did, or before what was waited for. Nothing of the wait is left behind.
+    #[error("{}; waited {}", held(name, holder), Seconds(*waited))]
     TimedOut {
         /// The lock.
         name: Arc<str>,
-        /// Who held it; `None` if it was free again by the time this was looked up.
+        /// Who held it; `None` if it was free again by the time this was looked up, or if it is nothing that is held.
         holder: Option<Box<Holder>>,
         /// How long the call took.
         waited: Duration,
@@ -168,6 +168,57 @@ pub enum Error {
         wanted: u32,
     },
 
+    /// Whoever had announced to set the event, or to count the latch down, died or gave up without. So it says until somebody announces anew.
+    #[error("\"{name}\" is not coming: {by}, having announced it")]
+    SignalLost {
+        /// The event or latch.
+        name: Arc<str>,
+        /// Who had announced it.
+        by: Box<Abandoned>,
+    },
+
+    /// A member of the barrier died before it arrived, or gave up waiting. All members that wait in this phase get this, until all have left.
+    #[error(
+        "barrier \"{name}\" is broken in phase {phase}: {by}, or gave up waiting; when all members have left, it can be joined anew"
+    )]
+    Broken {
+        /// The barrier.
+        name: Arc<str>,
+        /// The phase.
+        phase: u64,
+        /// Whose death, or whose giving up.
+        by: Box<Abandoned>,
+    },
+
+    /// All places of the barrier or the latch are taken, or were counted.
+    #[error("\"{name}\" is a {kind} for {count}, and all of them are taken")]
+    NoSeat {
+        /// The name.
+        name: Arc<str>,
+        /// What it is.
+        kind: &'static str,
+        /// For how many.
+        count: u32,
+    },
+
+    /// The name cannot be taken away while somebody has a part of it, or waits for it.
+    #[error("\"{name}\" is in use{}", holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
+    InUse {
+        /// The name.
+        name: Arc<str>,
+        /// Who holds it, if that is one.
+        holder: Option<Box<Holder>>,
+    },
+
+    /// There is nothing of that name.
+    #[error("there is nothing named \"{name}\" in the space {path}", path = path.display())]
+    NoSuchName {
+        /// The name.
+        name: String,
+        /// The space's directory.
+        path: PathBuf,
+    },
+
     /// The file system has not enough room for a new space. Nothing was left there.
     #[error(
         "cannot create the space {path}: it needs {needed} bytes and the file system has {available}; \
@@ -246,6 +297,13 @@ pub enum Error {
 
 /// What this crate's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
+
+fn held(name: &str, holder: &Option<Box<Holder>>) -> String {
+    match holder {
+        Some(holder) => format!("lock \"{name}\" is held by {holder}"),
+        None => format!("\"{name}\" was not to be had"),
+    }
+}
 
 fn who(holder: &Option<Box<Holder>>) -> String {
     match holder {

@@ -81,6 +81,8 @@ mod segment;
 pub use api::diagnosis;
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
+    api::{Barrier, BarrierMember, BarrierWait, Condvar, WaitTimeoutResult},
+    api::{Event, EventSetter, Latch, LatchParty, Once, OnceState},
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},
     api::{
         OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Refused, RwLock, RwLockReadGuard,

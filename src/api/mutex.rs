@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use super::guard::{Hold, guard, now};
-use crate::backend::lock::SharedLock;
+use crate::backend::lock::{Acquisition, SharedLock};
 use crate::os::clock::Deadline;
 use crate::os::fork;
 use crate::{Error, Holder, Result};
@@ -224,6 +224,23 @@ pub struct MutexGuard<'a> {
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedMutexGuard {
     hold: Hold<SharedLock>,
+}
+
+impl<'a> MutexGuard<'a> {
+    /// The lock, and as which acquisition it is held.
+    pub(super) fn parts(&self) -> (&'a SharedLock, Acquisition) {
+        (self.hold.lock, self.hold.acquisition)
+    }
+
+    /// Acquires the lock anew.
+    pub(super) fn acquire(lock: &'a SharedLock) -> Result<Self> {
+        let thread = fork::thread();
+        let hold = match lock.acquire_fast(thread) {
+            Ok(acquisition) => Hold::fast(lock, acquisition),
+            Err(begun) => Hold::waited(lock, lock.acquire(thread, Deadline::Never, begun)?),
+        };
+        Ok(Self { hold, _stays_in_its_thread: PhantomData })
+    }
 }
 
 guard!(MutexGuard<'_>);

@@ -6,9 +6,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Mutex, RwLock, Semaphore};
+use super::{Barrier, Condvar, Event, Latch, Mutex, Once, RwLock, Semaphore};
+use crate::backend::barrier::SharedBarrier;
+use crate::backend::condvar::SharedCondvar;
+use crate::backend::event::SharedEvent;
 use crate::backend::inspect;
+use crate::backend::latch::SharedLatch;
 use crate::backend::lock::{SharedLock, Spec};
+use crate::backend::once::SharedOnce;
 use crate::backend::rwlock::SharedRwLock;
 use crate::backend::semaphore::SharedSemaphore;
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
@@ -155,6 +160,76 @@ impl Space {
         inspect::look_up(self.shared.segment(), name)
     }
 
+    /// A handle for something that is done once in this space, under this name.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex).
+    pub fn once(&self, name: &str) -> Result<Once> {
+        Ok(Once::new(SharedOnce::new(&self.shared, name)?))
+    }
+
+    /// A handle for the event `name`, which stays set until it is reset.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex).
+    pub fn event(&self, name: &str) -> Result<Event> {
+        Ok(Event::new(SharedEvent::new(&self.shared, name, Kind::Event)?))
+    }
+
+    /// A handle for the event `name`, of which one waiter takes each setting away.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex).
+    pub fn auto_event(&self, name: &str) -> Result<Event> {
+        Ok(Event::new(SharedEvent::new(&self.shared, name, Kind::AutoEvent)?))
+    }
+
+    /// A handle for the latch `name`, which is open when it was counted down `count` times, 1 to 65,536.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex); [`Error::WrongCount`] if it was made for another count; [`Error::NoExtents`] if the space has no room for it
+    /// (16 bytes for each count).
+    pub fn latch(&self, name: &str, count: u32) -> Result<Latch> {
+        check_count("count", count)?;
+        Ok(Latch::new(SharedLatch::new(&self.shared, name, count)?))
+    }
+
+    /// A handle for the barrier `name`, which takes so many members, 1 to 65,536.
+    ///
+    /// # Errors
+    /// As [`latch`](Self::latch).
+    pub fn barrier(&self, name: &str, members: u32) -> Result<Barrier> {
+        check_count("members", members)?;
+        Ok(Barrier::new(SharedBarrier::new(&self.shared, name, members)?))
+    }
+
+    /// A handle for the condition variable `name`.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex).
+    pub fn condvar(&self, name: &str) -> Result<Condvar> {
+        Ok(Condvar::new(SharedCondvar::new(&self.shared, name)?))
+    }
+
+    /// Takes a name away that nobody uses, with its state, its data and its room in the extents. Whoever uses a handle of it later makes
+    /// it anew, as it is at first. What has no state need not be taken away: it goes by itself when the room is needed.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchName`]; [`Error::InUse`] if somebody has a part of it or waits for it; otherwise as [`mutex`](Self::mutex).
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
+    /// let migrated = space.once("migrate-v7")?;
+    /// migrated.call_once(|_| println!("migrating"))?;
+    /// space.remove("migrate-v7")?;
+    /// assert!(!migrated.is_done());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.shared.remove(name)
+    }
+
     /// The space's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -214,6 +289,17 @@ impl Space {
     /// [`Error::Full`], [`Error::Removed`] and [`Error::System`] in a forked child, which has to join first.
     pub fn act_on_behalf_of(&self, pid: u32, command: &str) -> Result<()> {
         self.shared.set_behalf(pid, command)
+    }
+}
+
+fn check_count(option: &'static str, count: u32) -> Result<()> {
+    match count {
+        1..=SharedSemaphore::MOST => Ok(()),
+        _ => Err(Error::InvalidOption {
+            option,
+            value: count.to_string(),
+            reason: format!("it goes from 1 to {}", SharedSemaphore::MOST),
+        }),
     }
 }
 

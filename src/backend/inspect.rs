@@ -216,7 +216,7 @@ fn kind(number: u8) -> LockKind {
         Some(Kind::RwLock) => LockKind::RwLock,
         Some(Kind::Semaphore) => LockKind::Semaphore,
         Some(Kind::Condvar) => LockKind::Condvar,
-        Some(Kind::Event) => LockKind::Event,
+        Some(Kind::Event | Kind::AutoEvent) => LockKind::Event,
         Some(Kind::Barrier) => LockKind::Barrier,
         Some(Kind::Latch) => LockKind::Latch,
         Some(Kind::Once) => LockKind::Once,

@@ -309,6 +309,11 @@ impl SharedLock {
         abandoned
     }
 
+    /// Whether anybody acquired the lock after `ended`, which is over.
+    pub(super) fn was_held_since(&self, ended: Acquisition) -> bool {
+        self.entry(ended.entry).lock.look().epoch() != ended.word.epoch()
+    }
+
     /// Notes the time as that of an acquisition.
     pub(crate) fn stamp(&self, acquisition: Acquisition) {
         if self.is_held(acquisition) {

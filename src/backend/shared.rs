@@ -14,6 +14,7 @@ use crate::os::clock::{Deadline, Monotonic};
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::identity::Identity;
+use crate::os::liveness::Life;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::recovery;
 use crate::protocol::word::{OwnerWord, Slot};
@@ -217,6 +218,12 @@ impl SharedSpace {
         self.segment.recover_dead(&self.me_as_judge(), only)
     }
 
+    /// Whether whoever is in that slot is dead, asked now.
+    pub(super) fn is_dead(&self, slot: Slot) -> bool {
+        let them = self.segment.participant(slot);
+        them.is_some_and(|them| matches!(self.segment.judge(slot, &them, &self.me_as_judge()), Life::Dead(_)))
+    }
+
     /// Who holds `words`, if anybody alive does.
     pub(super) fn holder_of(&self, words: &LockWords, since: Option<&AtomicU64>) -> Option<Holder> {
         inspect::holder_of(&self.segment, &self.me_as_judge(), self.slot_code(), words, since)
@@ -273,6 +280,21 @@ impl SharedSpace {
             };
             // Before the names' lock is let go: afterwards the entry may be given to another name.
             agrees(known)
+        })
+    }
+
+    /// Takes a name away, if nobody uses it.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        let removed = self.under_names(|slot| {
+            let Some(known) = self.segment.find_for_sure(name)? else {
+                return Err(Error::NoSuchName { name: name.into(), path: self.segment.space().into() });
+            };
+            Ok(self.segment.unregister(known.place.entry, slot).then_some(()).ok_or(known.place))
+        })?;
+        removed.map_err(|place| {
+            let entry = &self.segment.entries[place.entry as usize];
+            let holder = self.holder_of(&entry.lock, Some(&entry.since)).map(Box::new);
+            Error::InUse { name: name.into(), holder }
         })
     }
 

@@ -160,6 +160,11 @@ impl<'a> Wait<'a> {
         }
     }
 
+    /// Whether a sleep ended by itself.
+    pub(super) fn slept(&self) -> bool {
+        self.sleeps.get() > 0
+    }
+
     pub(super) fn dead(&self) -> Option<Slot> {
         self.dead.get()
     }

@@ -30,7 +30,7 @@ impl Entry {
             Some(Kind::RwLock | Kind::RwLockData) => self.state.load(Acquire) == seen.epoch(),
             // Whoever was at the gate changed nothing yet.
             Some(Kind::Semaphore | Kind::Barrier | Kind::Latch | Kind::Condvar | Kind::Queue) => false,
-            Some(Kind::Mutex | Kind::MutexData | Kind::Once | Kind::Event) | None => true,
+            Some(Kind::Mutex | Kind::MutexData | Kind::Once | Kind::Event | Kind::AutoEvent) | None => true,
         }
     }
 

@@ -17,10 +17,11 @@ pub(crate) enum Kind {
     Queue = 18,
     MutexData = 20,
     RwLockData = 23,
+    AutoEvent = 24,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Mutex,
         Self::RwLock,
         Self::Semaphore,
@@ -32,6 +33,7 @@ impl Kind {
         Self::Queue,
         Self::MutexData,
         Self::RwLockData,
+        Self::AutoEvent,
     ];
 
     /// The kind with this number, if this version knows it.
@@ -47,6 +49,7 @@ impl Kind {
             Self::Semaphore => "semaphore",
             Self::Condvar => "condition variable",
             Self::Event => "event",
+            Self::AutoEvent => "event that resets itself",
             Self::Barrier => "barrier",
             Self::Latch => "latch",
             Self::Once => "once",
