@@ -602,7 +602,8 @@ const DIFFERENCES: &[(&str, fn())] = &[
     ("A lock within itself is an error", a_run_within_its_own_lock_is_refused_and_does_not_hang),
     ("A shell only where you write one", forms_that_are_not_there_say_so_and_run_nothing),
     ("No descriptors", forms_that_are_not_there_say_so_and_run_nothing),
-    ("No `-s` yet", readers_do_not_share_and_are_told),
+    ("With `-s` nobody waits for ever", a_writer_that_waits_is_not_overtaken_by_readers),
+    ("What a name is, its first user says", a_name_is_shared_only_if_its_first_user_says_so),
     ("Every user has locks of their own", users_share_a_lock_where_a_path_and_a_mode_say_so),
 ];
 
@@ -873,19 +874,64 @@ fn forms_that_are_not_there_say_so_and_run_nothing() {
 }
 
 #[test]
-fn readers_do_not_share_and_are_told() {
-    let [flock, hostlock] = places!();
-    flock.hold();
-    let _readers = [(); 2].map(|()| flock.start_job(By::Sh, "flock -s -n /tmp/a.lock ./job"));
-    assert!(flock.overlapped());
-    for shared in ["-s", "--shared"] {
-        let ended = hostlock.run(By::Sh, &format!("hostlock run {shared} -n a -- ./job"));
-        assert_eq!((ended.status, hostlock.log("begin").len()), (64, 0), "{ended:?}");
-        assert_says(&ended.stderr, "no shared locks yet");
+fn a_writer_that_waits_is_not_overtaken_by_readers() {
+    for place in places!() {
+        let (reader, writer, newcomer, status) = match place.tool {
+            Flock => ("flock -s /tmp/a.lock ./job", "flock -x /tmp/a.lock ./job", "flock -sn /tmp/a.lock true", 0),
+            Hostlock => ("hostlock run -s a -- ./job", "hostlock run -qx a -- ./job", "hostlock run -sn a -- true", 75),
+        };
+        place.hold();
+        let mut reader = place.start_job(By::Sh, reader);
+        assert_eq!(place.run(By::Sh, newcomer).status, 0);
+        let mut writer = place.start(By::Sh, writer);
+        match place.tool {
+            Flock => std::thread::sleep(A_WHILE),
+            Hostlock => wait_until("it waits", || place.run(By::Sh, newcomer).status != 0),
+        }
+        assert!(!writer.is_over() && place.log("begin").len() == 1);
+        assert_eq!(place.run(By::Sh, newcomer).status, status, "{:?}", place.tool);
+        place.release();
+        assert_eq!((reader.finish().status, writer.finish().status), (0, 0));
+        assert!(!place.overlapped());
     }
 }
 
+#[test]
+fn a_name_is_shared_only_if_its_first_user_says_so() {
+    let [flock, hostlock] = places!();
+    let statuses = |place: &Place, recipes: &[&str]| -> Vec<i32> {
+        recipes.iter().map(|recipe| place.run(By::Sh, recipe).status).collect()
+    };
+    assert_eq!(statuses(&flock, &["flock /tmp/a.lock ./job", "flock -s /tmp/a.lock ./job"]), [0, 0]);
+    assert_eq!(statuses(&hostlock, &["hostlock run a -- ./job", "hostlock run -x a -- ./job"]), [0, 0]);
+    let refused = hostlock.run(By::Sh, "hostlock run -s a -- ./job");
+    assert_eq!(refused.status, 64);
+    assert_says(&refused.stderr, "\"a\" is a mutex, not a read-write lock");
+    let all = ["hostlock run -x b -- ./job", "hostlock run -s b -- ./job", "hostlock run b -- ./job"];
+    assert_eq!(statuses(&hostlock, &all), [0, 0, 0]);
+}
+
 // What is the same, and might be thought not to be.
+
+#[test]
+fn readers_share() {
+    for place in places!() {
+        let (reader, writer, busy) = match place.tool {
+            Flock => ("flock -s -n /tmp/a.lock ./job", "flock -n /tmp/a.lock ./job", 1),
+            Hostlock => ("hostlock run -s -n a -- ./job", "hostlock run -n a -- ./job", 75),
+        };
+        place.hold();
+        let mut readers = [(); 3].map(|()| place.start_job(By::Sh, reader));
+        assert!(place.overlapped());
+        assert_eq!((place.run(By::Sh, writer).status, place.log("begin").len()), (busy, 3));
+        place.release();
+        assert_eq!(readers.each_mut().map(|it| it.finish().status), [0; 3]);
+        assert_eq!(place.run(By::Sh, writer).status, 0);
+        place.hold();
+        let _writer = place.start_job(By::Sh, writer);
+        assert_eq!(place.run(By::Sh, reader).status, busy);
+    }
+}
 
 #[test]
 fn make_runs_one_locked_recipe_at_a_time() {
@@ -1114,6 +1160,56 @@ fn the_readmes_script_runs_once_and_clears_up_after_a_killed_run() {
     assert!(tokens.len() == 3 && tokens.is_sorted_by(|before, after| before < after), "{tokens:?}");
 }
 
+#[test]
+fn the_readmes_readers_share_and_its_writer_is_alone() {
+    let block = block("sh", "publish.sh");
+    let lines: Vec<_> = block.lines().collect();
+    let [reader, writer] = lines[..] else { panic!("{lines:?}") };
+    for first in [reader, writer] {
+        let place = Place::new(Hostlock, "");
+        ["publish.sh", "prune.sh"].iter().for_each(|name| place.executable(name, "exec ./job"));
+        // Whichever comes first makes the name.
+        assert_eq!(place.run(By::Sh, first).status, 0);
+        let begun = place.log("begin").len();
+        place.hold();
+        let mut readers = [(); 2].map(|()| place.start_job(By::Sh, reader));
+        assert_eq!(place.log("begin").len(), begun + 2);
+        let mut alone = place.start(By::Sh, &writer.replace("run ", "run -q "));
+        std::thread::sleep(A_WHILE);
+        assert!(!alone.is_over() && place.log("begin").len() == begun + 2);
+        place.release();
+        assert_eq!(readers.each_mut().map(|it| it.finish().status), [0; 2]);
+        assert_eq!((alone.finish().status, place.log("end").len()), (0, begun + 3));
+    }
+}
+
+#[test]
+fn the_readmes_limit_lets_so_many_run_and_the_others_wait() {
+    let block = block("sh", "--of 3");
+    let place = Place::new(Hostlock, "");
+    place.executable("encode.sh", "exec ./job");
+    (0..5).for_each(|film| drop(File::create(place.path(&format!("{film}.mkv"))).unwrap()));
+    place.hold();
+    let mut all = place.start(By::Sh, &block);
+    wait_until("three run", || place.log("begin").len() == 3);
+    std::thread::sleep(A_WHILE);
+    assert_eq!(place.log("begin").len(), 3, "a fourth of three");
+    place.release();
+    assert_eq!((all.finish().status, place.log("end").len()), (0, 5));
+    // As GNU parallel's `sem -j 3`.
+    let sem = "for film in *.mkv; do sem -j 3 --id encode ./encode.sh \"$film\"; done; sem --wait --id encode";
+    if !Command::new("sh").args(["-c", "sem --version"]).output().is_ok_and(|found| found.status.success()) {
+        skip!("no sem of GNU parallel here");
+    }
+    place.hold();
+    let mut all = place.start(By::Sh, sem);
+    wait_until("three run", || place.log("begin").len() == 8);
+    std::thread::sleep(A_WHILE);
+    assert_eq!(place.log("begin").len(), 8);
+    place.release();
+    assert_eq!((all.finish().status, place.log("end").len()), (0, 10));
+}
+
 /// The others, with stand-ins for the programs that they name: those say what they were given.
 #[test]
 fn what_else_the_readme_tells_people_to_type_does_what_it_looks_like() {
@@ -1152,5 +1248,5 @@ fn what_else_the_readme_tells_people_to_type_does_what_it_looks_like() {
 fn every_block_of_the_readme_is_one_that_is_tested() {
     let text = readme();
     let languages: Vec<_> = text.split("\n```").skip(1).step_by(2).map(|block| block.lines().next().unwrap()).collect();
-    assert_eq!(languages, ["sh", "crontab", "sh", "sh", "make", "yaml", "ini"]);
+    assert_eq!(languages, ["sh", "crontab", "sh", "sh", "sh", "sh", "make", "yaml", "ini"]);
 }

@@ -58,10 +58,9 @@ pub(crate) struct RunArgs {
     /// Exit with N if the lock was not got (default: 75)
     #[arg(short = 'E', alias = "conflict-exit-code", value_name = "N")]
     pub(crate) conflict_exit_code: Option<u8>,
-    /// Hold the lock alone, as without it
+    /// Hold the lock alone, as without it; a new NAME can be shared by others later
     #[arg(short = 'x', long, short_alias = 'e', action = ArgAction::SetTrue, hide_short_help = true)]
-    #[allow(dead_code)] // It is for the parser.
-    exclusive: bool,
+    pub(crate) exclusive: bool,
     /// Hold the lock together with others who only read
     #[arg(short = 's', long, conflicts_with = "exclusive")]
     pub(crate) shared: bool,
@@ -139,10 +138,11 @@ What COMMAND sees:
                       hostlock was killed while COMMAND ran, or a signal ended COMMAND
 
 How many hold it:
-  One. With --shared all who say so, and nobody else meanwhile. With --of N so many, each
-  of which counts for --permits K of them (1). What NAME is, its first user says, and who
-  says something else gets an error; who says none of these takes it as it is: alone, or
-  one permit. HOSTLOCK_TOKEN of those who share is that of the last who held it alone.
+  One. With -s all who say so, while nobody holds it alone; with --of N so many, each of
+  which counts for --permits K of them (1). Who uses a NAME first says what it is: -s or
+  -x one that can be shared, --of a number of permits, else neither. Later -s and --of
+  have to fit; without them it is taken as it is: alone, or one permit of it.
+  HOSTLOCK_TOKEN of those who share is that of the last who held it alone.
 
 How long the lock is held:
   Until COMMAND has ended; what it leaves in the background then keeps nothing. If
@@ -159,7 +159,7 @@ Examples:
   hostlock run -nq sync -- ./sync.sh               in a crontab: no overlap, no mail
   hostlock run -w 5 -E 0 index -- ./reindex        busy for 5 s is fine
   hostlock run -s repo -- ./publish                together with others that say -s,
-  hostlock run repo -- ./prune                     and this one alone
+  hostlock run -x repo -- ./prune                  and this one alone
   hostlock run --of 4 encode -- ./encode film.mkv  four of these at a time
   hostlock run --of 8 --permits 3 ram -- ./big     this one counts for three of eight
   hostlock run --path /srv/app/locks db -- ./dump  a space of one's own

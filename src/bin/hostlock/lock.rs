@@ -35,6 +35,7 @@ impl Lock {
         }
         // Whoever does not say what it is takes it as it is.
         Ok(match space.look_up(name)? {
+            None if args.exclusive => Self::Write(space.rwlock(name)?),
             Some((LockKind::RwLock, _)) => Self::Write(space.rwlock(name)?),
             Some((LockKind::Semaphore, of)) => Self::Permits(space.semaphore(name, of)?, wanted),
             _ => Self::Alone(space.mutex(name)?),
