@@ -294,7 +294,10 @@ impl<S: Borrow<SharedSemaphore>> Hold<S> {
     #[cold]
     fn end_all(&mut self, end: impl Fn(&SharedSemaphore, Permit) -> bool) -> bool {
         let semaphore = self.semaphore.borrow();
-        let ended = self.all().fold(true, |all, permit| end(semaphore, permit) && all);
+        let mut ended = true;
+        for permit in self.all() {
+            ended &= end(semaphore, permit);
+        }
         match self.more.take() {
             Some(more) if ended => self.semaphore.borrow().bury_all(&more),
             _ => {}
