@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ fn role() {
         ("acquirer", acquirer),
         ("worker", worker),
         ("mover", mover),
+        ("mortal", mortal),
         ("forker", forker),
         ("forked_waiter", forked_waiter),
     ]);
@@ -350,6 +352,94 @@ fn a_permit_can_be_abandoned_by_the_living() {
     }
     assert_eq!(told, tokens);
     assert!(semaphore.acquire().unwrap().abandoned().is_none());
+}
+
+/// Takes turns until it is killed or told to stop by a file; leaves a file for each permit as long as it has it, and a log.
+fn mortal(arguments: &[String]) {
+    let [path, of, seed] = arguments else { panic!("{arguments:?}") };
+    let of: u32 = of.parse().unwrap();
+    let path = Path::new(path);
+    let semaphore = space(path).semaphore("a", of).unwrap();
+    let mut log = std::fs::File::options().append(true).open(path.join("log")).unwrap();
+    let mut dice: u64 = seed.parse().unwrap();
+    let me = std::process::id();
+    while !path.join("stop").exists() {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let permits = if (dice >> 33).is_multiple_of(3) { 1 + (dice >> 40) as u32 % of } else { 1 };
+        let permit = match (dice >> 50) % 4 {
+            0 => semaphore.try_acquire_many_for(permits, Duration::from_micros((dice >> 45) % 3000)),
+            _ => semaphore.acquire_many(permits),
+        };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(Error::TimedOut { .. }) => continue,
+            Err(error) => panic!("{error}"),
+        };
+        if let Some(dead) = permit.abandoned() {
+            log.write_all(format!("told {}\n", dead.token).as_bytes()).unwrap();
+        }
+        let files: Vec<_> = permit.tokens().map(|token| path.join("out").join(format!("{me}-{token}"))).collect();
+        files.iter().for_each(|file| std::fs::write(file, "").unwrap());
+        let names = std::fs::read_dir(path.join("out")).unwrap().map(|file| file.unwrap().file_name());
+        let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        // Nobody takes over from the living, so whoever left a file and is overtaken is a zombie at least.
+        let lives = |name: &&String| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", name.split('-').next().unwrap()));
+            stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+        };
+        let living: Vec<_> = names.iter().filter(lives).collect();
+        if living.len() > of as usize {
+            log.write_all(format!("OVERLAP {living:?} of {of}\n").as_bytes()).unwrap();
+        }
+        let tokens: Vec<String> = permit.tokens().map(|token| token.to_string()).collect();
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        if permit.unlock().is_err() {
+            log.write_all(format!("LOST {tokens:?}\n").as_bytes()).unwrap();
+        }
+        log.write_all(tokens.iter().map(|token| format!("released {token}\n")).collect::<String>().as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn sixty_kills_amid_turns_lose_no_permit_and_tell_no_death_twice() {
+    let root = root();
+    let path = root.path().to_str().unwrap();
+    std::fs::create_dir(root.path().join("out")).unwrap();
+    std::fs::File::create(root.path().join("log")).unwrap();
+    let of = 3;
+    let start = |seed: u32| start("mortal", &[path, &of.to_string(), &seed.to_string()]);
+    let mut workers: Vec<_> = (1..=6).map(start).collect();
+    for kill in 0..60u32 {
+        std::thread::sleep(Duration::from_millis(10 + u64::from(kill * 7 % 13)));
+        let victim = kill as usize % workers.len();
+        workers[victim].kill();
+        workers[victim] = start(100 + kill);
+    }
+    std::fs::File::create(root.path().join("stop")).unwrap();
+    assert!(workers.iter_mut().all(Actor::finish), "a worker was not content");
+
+    let log = std::fs::read_to_string(root.path().join("log")).unwrap();
+    let said = |what: &str| -> Vec<String> {
+        log.lines().filter_map(|line| line.strip_prefix(what)).map(|token| token.trim().to_owned()).collect()
+    };
+    assert_eq!((said("OVERLAP"), said("LOST")), (vec![], vec![]));
+    let (mut told, released) = (said("told "), said("released "));
+    let (count, turns) = (told.len(), released.len());
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), count, "a death was told twice");
+    let released: std::collections::HashSet<_> = released.into_iter().collect();
+    assert_eq!(released.len(), turns, "a token was given twice");
+    assert!(told.iter().all(|token| !released.contains(token)), "told of a death that was not");
+    assert!(count > 0 && turns > 100, "{count} deaths told, {turns} turns");
+    println!("{turns} permits given back, {count} deaths told");
+
+    let space = space(&root);
+    let semaphore = space.semaphore("a", of).unwrap();
+    drop(semaphore.acquire_many(of).unwrap());
+    space.recover_dead().unwrap();
+    assert_eq!((semaphore.available().unwrap(), space.usage().waiting), (of, 0));
+    assert!(semaphore.acquire_many(of).unwrap().abandoned().is_none());
 }
 
 /// A child of this process, made by `fork`, plays its part; how it ended.
