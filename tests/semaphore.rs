@@ -274,7 +274,8 @@ fn permits_given_back_by_recovery_are_told_of_too() {
     let mut told = Vec::new();
     let all: Vec<_> = (0..3).map(|_| semaphore.acquire().unwrap()).collect();
     for dead in all.iter().filter_map(|permit| permit.abandoned()) {
-        assert!(dead.pid.is_none_or(|dead| dead == pid));
+        assert_eq!(dead.pid, Some(pid));
+        assert!(!dead.command.is_empty());
         told.push(dead.token.to_string());
     }
     told.sort();

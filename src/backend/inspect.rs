@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, fence};
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::wait::stamp;
+use super::{semaphore, wait::stamp};
 use crate::Result;
 use crate::holder::{Abandoned, Held, Holder, Process};
 use crate::os::clock::Monotonic;
@@ -261,7 +261,10 @@ struct State {
 }
 
 fn told_of(segment: &Segment, entry: &Entry, epoch: u64) -> Abandoned {
-    let dead = entry.death_of(epoch);
+    told(segment, epoch, entry.death_of(epoch))
+}
+
+fn told(segment: &Segment, epoch: u64, dead: Option<(u32, String)>) -> Abandoned {
     Abandoned {
         token: segment.header.token_base + epoch,
         pid: dead.as_ref().map(|(pid, _)| *pid),
@@ -350,7 +353,10 @@ impl State {
         for seat in seats {
             let word = seat.look();
             match word.owner() {
-                Owner::Nobody if word.is_abandoned() => state.abandoned = Some(told_of(segment, entry, word.epoch())),
+                Owner::Nobody if word.is_abandoned() => {
+                    let dead = semaphore::death_of(entry, word, seat.note.load(Relaxed));
+                    state.abandoned = Some(told(segment, word.epoch(), dead));
+                }
                 Owner::Nobody => {}
                 Owner::Held(slot) => match segment.participant(slot) {
                     Some(them) if state.abandoned.is_none() && !is_held(&state.holders, segment, word) => {

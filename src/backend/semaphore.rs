@@ -234,7 +234,7 @@ impl SharedSemaphore {
         let entry = self.lock.entry(entry_index);
         let now = Monotonic::now();
         let mut more = More { dead, ..More::default() };
-        for Taken { position, word, before, obituary } in taken {
+        for Taken { position, word, before, note, obituary } in taken {
             let permit = Permit { word, seat: (range.start + position) as u32, entry: entry_index };
             self.seat(permit).note.store(stamp::new(word, now, true), Relaxed);
             self.hint.store(position as u32, Relaxed);
@@ -248,7 +248,7 @@ impl SharedSemaphore {
                 let token = self.lock.space.token_of(before);
                 let noted = match obituary {
                     Some(dead) => Some((dead.pid, dead.command)),
-                    None => entry.death_of(before.epoch()),
+                    None => death_of(entry, before, note),
                 };
                 let (pid, command) = noted.map_or((None, String::new()), |(pid, command)| (Some(pid), command));
                 more.told = Some(Abandoned { token, pid, command });
@@ -327,6 +327,7 @@ impl SharedSemaphore {
         let entry = self.lock.entry(permit.entry);
         let command = self.lock.space.segment.command(Slot::own(permit.word.slot_code()));
         entry.note_death(permit.word.epoch(), std::process::id(), &command);
+        self.seat(permit).note.store(semaphore::note_of_death(permit.word, std::process::id()), Relaxed);
         semaphore::abandon(self.seat(permit), &entry.bell, permit.word, |rung| self.call(entry, permit, rung))
     }
 
@@ -358,11 +359,22 @@ impl SharedSemaphore {
     }
 }
 
+/// Who died as the last owner of a seat that is free and abandoned, with that note beside it.
+pub(super) fn death_of(entry: &Entry, free: OwnerWord, note: u64) -> Option<(u32, String)> {
+    entry.death_of(free.epoch()).or_else(|| {
+        let pid = semaphore::pid_in(note, free)?;
+        Some((pid, entry.command_of_dead(pid)))
+    })
+}
+
 /// Gives back what was collected for nothing.
 fn put_back(entry: &Entry, permits: Permits<'_>, taken: &[Taken<Obituary>]) {
     for taken in taken {
         if let Some(dead) = &taken.obituary {
             entry.note_death(taken.word.epoch(), dead.pid, &dead.command);
+            permits.seats[taken.position].note.store(semaphore::note_of_death(taken.word, dead.pid), Relaxed);
+        } else if taken.before.is_abandoned() {
+            permits.seats[taken.position].note.store(taken.note, Relaxed);
         }
         permits.put_back(taken);
     }

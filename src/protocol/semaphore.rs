@@ -51,6 +51,17 @@ fn note_of(word: OwnerWord) -> u64 {
     word.epoch() << NOTE_EPOCH_SHIFT
 }
 
+/// A seat's note while it is free and abandoned: the PID of whoever died as the owner in `word`.
+pub(crate) fn note_of_death(word: OwnerWord, pid: u32) -> u64 {
+    note_of(word) | u64::from(pid)
+}
+
+/// The PID in such a note, if it is of the owner before `free`.
+pub(crate) fn pid_in(note: u64, free: OwnerWord) -> Option<u32> {
+    let pid = note as u32;
+    (pid != 0 && note == note_of_death(free, pid)).then_some(pid)
+}
+
 /// A seat taken at the gate.
 #[derive(Debug)]
 pub(crate) struct Taken<Obituary> {
@@ -58,6 +69,8 @@ pub(crate) struct Taken<Obituary> {
     pub(crate) word: OwnerWord,
     /// The word it had.
     pub(crate) before: OwnerWord,
+    /// The note that stood beside that.
+    pub(crate) note: u64,
     /// Of whoever was in that word.
     pub(crate) obituary: Option<Obituary>,
 }
@@ -72,7 +85,7 @@ pub(crate) struct Permits<'a> {
 
 /// What came of one seat, looked at from the gate.
 enum Look<Obituary> {
-    Taken(OwnerWord, OwnerWord, Option<Obituary>),
+    Taken(Taken<Obituary>),
     Held(OwnerWord),
     Damaged(OwnerWord),
 }
@@ -164,8 +177,8 @@ impl Permits<'_> {
             for position in self.from(start()) {
                 let Some(next) = token else { break };
                 match look_at(host, me, &self.seats[position], next, &mut alive) {
-                    Look::Taken(word, before, obituary) => {
-                        keep(Taken { position, word, before, obituary });
+                    Look::Taken(taken) => {
+                        keep(Taken { position, ..taken });
                         token = tokens.next();
                     }
                     Look::Held(seen) => met(&self.seats[position], seen),
@@ -254,7 +267,7 @@ pub(crate) fn reserve<R>(gate: &LockWords, mine: OwnerWord, thread: u32, count: 
     }
 }
 
-/// Takes the seat if it is free, or if its owner is dead.
+/// Takes the seat, which has no position here, if it is free, or if its owner is dead.
 fn look_at<H: Host>(host: &H, me: Slot, seat: &Seat, token: OwnerWord, alive: &mut Slot) -> Look<H::Obituary> {
     let mut seen = seat.look();
     loop {
@@ -280,11 +293,13 @@ fn look_at<H: Host>(host: &H, me: Slot, seat: &Seat, token: OwnerWord, alive: &m
             },
         };
         let held = free.enter(me, token);
+        // If it is another owner's, so is the word.
+        let note = seat.note.load(Relaxed);
         // FREE or HELD(dead) => HELD(me), invariant 7. Acquire (in SeqCst): what was done with the permit before.
         match seat.owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed) {
             Ok(_) => {
                 seat.note.store(note_of(held), Relaxed);
-                return Look::Taken(held, seen, obituary);
+                return Look::Taken(Taken { position: 0, word: held, before: seen, note, obituary });
             }
             Err(now) => seen = OwnerWord(now),
         }

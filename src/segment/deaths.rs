@@ -44,6 +44,12 @@ impl Entry {
         }
     }
 
+    /// Of which program that process was, if it was the last whose death was noted.
+    pub(crate) fn command_of_dead(&self, pid: u32) -> String {
+        let is_noted = (self.dead.load(Acquire) >> 32) as u32 == pid;
+        if is_noted { load_printable(&self.dead_command) } else { String::new() }
+    }
+
     /// Who died holding acquisition `epoch`, if that was noted.
     pub(crate) fn death_of(&self, epoch: u64) -> Option<(u32, String)> {
         let noted = self.dead.load(Acquire);

@@ -317,13 +317,13 @@ impl Segment {
     }
 
     /// Gives back what the dead participant in `dead` has of the entry's extents; whether that was anything. `told` is called with
-    /// the word of each seat it held, ahead of the change. Then the entry's bell has to be rung.
+    /// each seat it held, and its word, ahead of the change. Then the entry's bell has to be rung.
     pub(super) fn give_back_parts(
         &self,
         entry: &Entry,
         dead: Slot,
         incarnation: u32,
-        told: impl Fn(OwnerWord),
+        told: impl Fn(&Seat, OwnerWord),
     ) -> bool {
         let mut any = false;
         match Kind::from_number(Meta(entry.meta.load(Relaxed)).kind()) {
@@ -334,7 +334,7 @@ impl Segment {
             }
             Some(Kind::Semaphore | Kind::Barrier | Kind::Latch) => {
                 for seat in self.seats_of(entry).unwrap_or_default() {
-                    any |= seat.give_back(dead, &told).is_some();
+                    any |= seat.give_back(dead, |word| told(seat, word)).is_some();
                 }
             }
             _ => {}

@@ -31,8 +31,8 @@ use crate::os::file::KeptFile;
 use crate::os::identity::{self, Identity};
 use crate::os::liveness::{self, Evidence, Life};
 use crate::os::{byte_lock, byte_lock::Presence, fork, futex};
-use crate::protocol::recovery;
 use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::{recovery, semaphore};
 use crate::{Error, Result};
 
 /// How often to try for a place while there are dead ones in the way, which somebody else cleans up.
@@ -343,7 +343,11 @@ impl Segment {
                 told
             };
             let held = recovery::give_back(&entry.lock, dead, told, wake).is_some();
-            let parts = self.give_back_parts(entry, dead, incarnation, note);
+            let parts = self.give_back_parts(entry, dead, incarnation, |seat, word| {
+                note(word);
+                // Beside the entry's note, which is of one death only.
+                seat.note.store(semaphore::note_of_death(word, pid), Relaxed);
+            });
             if held || parts {
                 entry.recovered.fetch_add(1, Relaxed);
                 // Also for those who wait for whoever held it: they may see what that death means for them.

@@ -102,7 +102,7 @@ impl Copied {
             }
             let held = free.enter(me, token);
             match seat.owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed) {
-                Ok(_) => return Some(Taken { position: 0, word: held, before: seen, obituary }),
+                Ok(_) => return Some(Taken { position: 0, word: held, before: seen, note: 0, obituary }),
                 Err(now) => seen = OwnerWord(now),
             }
         }
