@@ -10,7 +10,7 @@ use super::wait::wake_all;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::protocol::barrier::{End, Meeting, Phase};
 use crate::protocol::seat::Seat;
-use crate::protocol::word::{Owner, Slot};
+use crate::protocol::word::Slot;
 use crate::segment::format::{Entry, Kind};
 use crate::{Error, Result};
 
@@ -47,6 +47,9 @@ impl SharedBarrier {
     pub(crate) fn join(&self, thread: u32) -> Result<Held> {
         self.lock.at_gate(thread, Deadline::Never, |entry, gate, seats| {
             let meeting = meeting(entry, seats);
+            if !seats.iter().map(Seat::look).any(|word| word.is_free() && !word.is_abandoned()) {
+                self.lock.recover_seats(seats)?;
+            }
             let mut phase = meeting.phase();
             if !phase.is_broken() {
                 // Somebody died, and those who are left have not met since.
@@ -64,7 +67,8 @@ impl SharedBarrier {
             }
             let left_by_the_dead = seats.iter().any(|seat| seat.look().is_abandoned());
             if phase.is_broken() || left_by_the_dead && seats.iter().all(|seat| seat.look().is_free()) {
-                if !self.are_gone(seats)? {
+                self.lock.recover_seats(seats)?;
+                if seats.iter().any(|seat| !seat.look().is_free()) {
                     return Err(self.broken(entry, seats, phase, phase.seat()));
                 }
                 // Whole again, for those who come now.
@@ -81,29 +85,6 @@ impl SharedBarrier {
             seats[held.seat as usize].note.store(0, SeqCst);
             Ok(held)
         })
-    }
-
-    /// Whether no member is left that lives.
-    fn are_gone(&self, seats: &[Seat]) -> Result<bool> {
-        let space = &self.lock.space;
-        for seat in seats {
-            let word = seat.look();
-            match word.owner() {
-                Owner::Nobody => {}
-                Owner::Held(slot) => {
-                    if slot.code() == self.lock.slot_code() || !space.is_dead(slot) {
-                        return Ok(false);
-                    }
-                    // Then its seat is free.
-                    space.recover_dead(Some(slot))?;
-                    if seat.look() == word {
-                        return Ok(false);
-                    }
-                }
-                Owner::Damaged => return Err(self.lock.damaged_word(word)),
-            }
-        }
-        Ok(true)
     }
 
     /// Arrives, and waits until all have.

@@ -30,18 +30,18 @@ impl SharedLatch {
 
     /// Counts, without having announced it.
     pub(crate) fn count_down(&self, thread: u32) -> Result<()> {
-        let counted = self.lock.at_gate(thread, Deadline::Never, |_, gate, seats| {
-            let held = self.lock.take_seat(gate, seats, true, |seat| !seat.is_counted());
-            held.ok_or_else(|| self.lock.no_seat())
-        })?;
-        self.count(counted)
+        self.count(self.join(thread)?)
     }
 
     /// Announces to count.
     pub(crate) fn join(&self, thread: u32) -> Result<Held> {
         self.lock.at_gate(thread, Deadline::Never, |_, gate, seats| {
-            let held = self.lock.take_seat(gate, seats, true, |seat| !seat.is_counted());
-            held.ok_or_else(|| self.lock.no_seat())
+            let take = || self.lock.take_seat(gate, seats, true, |seat| !seat.is_counted());
+            match take() {
+                Some(held) => Ok(held),
+                None if self.lock.recover_seats(seats)? => take().ok_or_else(|| self.lock.no_seat()),
+                None => Err(self.lock.no_seat()),
+            }
         })
     }
 

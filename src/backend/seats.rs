@@ -6,7 +6,7 @@ use super::lock::{Acquisition, SharedLock};
 use super::wait::wake_all;
 use crate::os::clock::Deadline;
 use crate::protocol::seat::Seat;
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::word::{Owner, OwnerWord, Slot};
 use crate::segment::format::Entry;
 use crate::{Error, Result};
 
@@ -63,6 +63,20 @@ impl SharedLock {
         // At the gate nobody else takes it; whoever cleans up only frees what the dead have.
         seat.owner.compare_exchange(seen.0, word.0, SeqCst, Relaxed).ok()?;
         Some(Held { word, seat: number, entry: gate.entry })
+    }
+
+    /// Cleans up after the dead that are in seats; whether any were.
+    pub(super) fn recover_seats(&self, seats: &[Seat]) -> Result<bool> {
+        let mut any = false;
+        for seat in seats {
+            if let Owner::Held(slot) = seat.look().owner()
+                && slot.code() != self.slot_code()
+                && self.space.is_dead(slot)
+            {
+                any |= self.space.recover_dead(Some(slot))? > 0;
+            }
+        }
+        Ok(any)
     }
 
     /// The seats of the entry, as its holder of one may see them: for as long as it has it, the name keeps its entry.

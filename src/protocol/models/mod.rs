@@ -10,6 +10,7 @@
 //! * [`machine`]: what surrounds all of them: futexes, who lives, who is asleep.
 //! * [`world`]: a mutex in a machine, what it guards, and a participant's turn.
 //! * [`bell`]: waiting for something that is not an owner word.
+//! * [`meet`]: barriers, announced signals, condition variables.
 //! * [`mutex`]: exclusion, wake-ups, tokens, giving up, among two and three of the living.
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
@@ -30,6 +31,7 @@
 mod bell;
 mod deaths;
 mod machine;
+mod meet;
 mod mutex;
 mod recovery;
 mod seeded;

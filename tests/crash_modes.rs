@@ -1,0 +1,320 @@
+//! Killed at every instruction, as `tests/crash.rs` does it to the mutex: readers and writers, holders of permits, and whoever changes data.
+//!
+//! ```text
+//! HOSTLOCK_CRASH=all cargo test --release --test crash_modes -- --nocapture
+//! ```
+
+#[allow(dead_code)]
+#[path = "crash/control.rs"]
+mod control;
+mod support;
+#[allow(dead_code)]
+#[path = "crash/sweep.rs"]
+mod sweep;
+#[allow(dead_code)]
+#[path = "crash/trace.rs"]
+mod trace;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use control::{Control, ENDED};
+use hostlock::{Error, RwLock, Semaphore};
+use sweep::{Case, JOIN, NAME, Plan, join_in, sweep};
+use trace::Victim;
+
+/// A survivor that does not get what is free, or a dead one's, in this time is stuck.
+const BOUND: Duration = Duration::from_secs(20);
+/// Long enough that a victim that is led step by step gets to its sleep before it is over.
+const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 100 });
+const PERMITS: u32 = 3;
+
+/// The victim of all of these: joins, then does `what`.
+fn victim(case: &Case, what: impl FnOnce(&'static Control)) -> Option<Victim> {
+    let join = case.mutex(JOIN);
+    Victim::new(case.controls.victim, |control| {
+        join_in(&join);
+        control.begin();
+        what(control);
+    })
+}
+
+fn note(case: &mut Case, _: &Victim) {
+    case.note_strays();
+}
+
+/// Whoever slept got what it waited for, alone if it has to be.
+fn end_of_sleeper(case: &mut Case) {
+    if let Some(mut sleeper) = case.sleeper.take() {
+        let control = case.controls.sleeper;
+        control.wait_for(ENDED, "a sleeper is stuck");
+        assert_eq!(control.crowded.load(SeqCst), 0, "two who exclude each other were inside");
+        sleeper.kill();
+    }
+}
+
+/// In the sleeper, which is inside: nobody else is, but the dead.
+fn look_around(control: &Control, victim: &Control) {
+    control.inside.store(1, SeqCst);
+    if victim.inside.load(SeqCst) == 1 && victim.dead.load(SeqCst) == 0 {
+        control.crowded.store(1, SeqCst);
+    }
+    control.inside.store(0, SeqCst);
+}
+
+// Readers and writers.
+
+fn rwlock(case: &Case) -> RwLock {
+    case.space().rwlock(NAME).expect("a read-write lock")
+}
+
+/// Survivors write, are told if the victim had written, and read.
+fn judge_rwlock(case: &mut Case) {
+    drop(case.guard.take());
+    end_of_sleeper(case);
+    let rwlock = rwlock(case);
+    // Said by the words: the last writer that went in did not come out.
+    let raw = case.raw();
+    let entry = raw.entry(NAME).expect("an entry");
+    let (owner, went_in) = (entry.owner, raw.u64_at(entry.at + 56));
+    let died_inside = owner & 1 != 0 || owner & 0xFFFC != 0 && owner >> 16 == went_in;
+    // Others may have had the word since, who did not write.
+    let died_as = raw.u64_at(104) + went_in;
+    let guard = rwlock.try_write_for(BOUND).unwrap_or_else(|e| panic!("a survivor is stuck: {e}"));
+    assert!(guard.token() > case.token, "the token is {} after {}", guard.token(), case.token);
+    assert_eq!(guard.abandoned().map(|dead| dead.token), died_inside.then_some(died_as), "told of the death");
+    let token = guard.token();
+    drop(guard);
+    let guard = rwlock.try_write_for(BOUND).expect("a free lock");
+    assert!(guard.abandoned().is_none() && guard.token() > token, "told twice");
+    let token = guard.token();
+    drop(guard);
+    let (first, second) = (rwlock.try_read().expect("a free lock"), rwlock.try_read().expect("shared"));
+    assert_eq!((first.token(), second.token()), (token, token), "a reader has the token of the last write");
+    drop((first, second));
+    case.settle();
+}
+
+fn sweep_rwlock(what: &str, wavers: bool, begin: &dyn Fn(&mut Case) -> Option<Victim>) {
+    let begin = |case: &mut Case| {
+        case.enter();
+        case.token = rwlock(case).write().expect("a free lock").token();
+        begin(case)
+    };
+    sweep(&Plan { what, wavers, begin: &begin, meanwhile: &note, afterwards: &judge_rwlock });
+}
+
+#[test]
+fn killed_reading_it_holds_back_no_writer() {
+    sweep_rwlock("read; unlock, alone", false, &|case| {
+        let rwlock = rwlock(case);
+        victim(case, |control| {
+            let guard = rwlock.read().expect("a free lock");
+            control.inside.store(1, SeqCst);
+            control.inside.store(0, SeqCst);
+            drop(guard);
+        })
+    });
+    // The second time: it has a cell by then.
+    sweep_rwlock("read; unlock, again", false, &|case| {
+        let (rwlock, join) = (rwlock(case), case.mutex(JOIN));
+        Victim::new(case.controls.victim, |control| {
+            join_in(&join);
+            drop(rwlock.read().expect("a free lock"));
+            control.begin();
+            drop(rwlock.try_read_for(BOUND).expect("a free lock"));
+        })
+    });
+}
+
+#[test]
+fn killed_while_a_writer_waits_for_it_it_holds_it_up_no_longer() {
+    sweep_rwlock("unlock of a reader, a writer waits", true, &|case| {
+        let rwlock = rwlock(case);
+        let (mine, state) = (rwlock.clone(), case.controls.victim);
+        case.prepare(move |control| {
+            let guard = mine.write().expect("the lock");
+            look_around(control, state);
+            drop(guard);
+        });
+        let join = case.mutex(JOIN);
+        let reader = Victim::new(case.controls.victim, |control| {
+            join_in(&join);
+            let guard = rwlock.read().expect("a free lock");
+            control.inside.store(1, SeqCst);
+            control.begin();
+            control.inside.store(0, SeqCst);
+            drop(guard);
+        })?;
+        case.send_sleeper_to_sleep();
+        Some(reader)
+    });
+}
+
+#[test]
+fn killed_writing_it_is_told_of_if_it_was_inside() {
+    sweep_rwlock("write; unlock, alone", false, &|case| {
+        let rwlock = rwlock(case);
+        victim(case, |control| {
+            let guard = rwlock.write().expect("a free lock");
+            control.inside.store(1, SeqCst);
+            control.inside.store(0, SeqCst);
+            drop(guard);
+        })
+    });
+    sweep_rwlock("unlock of a writer, a reader sleeps", true, &|case| {
+        let rwlock = rwlock(case);
+        let (mine, state) = (rwlock.clone(), case.controls.victim);
+        case.prepare(move |control| {
+            let guard = mine.read().expect("the lock");
+            look_around(control, state);
+            drop(guard);
+        });
+        let join = case.mutex(JOIN);
+        let writer = Victim::new(case.controls.victim, |control| {
+            join_in(&join);
+            let guard = rwlock.write().expect("a free lock");
+            control.inside.store(1, SeqCst);
+            control.begin();
+            control.inside.store(0, SeqCst);
+            drop(guard);
+        })?;
+        case.send_sleeper_to_sleep();
+        Some(writer)
+    });
+}
+
+#[test]
+fn killed_while_it_waits_for_readers_it_lets_them_go_on() {
+    let begin = |case: &mut Case| {
+        case.enter();
+        let rwlock = rwlock(case);
+        case.token = rwlock.write().expect("a free lock").token();
+        // Held by the test until the victim is dead.
+        std::mem::forget(rwlock.read().expect("a free lock"));
+        victim(case, |_| {
+            let outcome = rwlock.try_write_for(SHORT);
+            assert!(matches!(outcome, Err(Error::TimedOut { .. })));
+        })
+    };
+    let afterwards = |case: &mut Case| {
+        let rwlock = rwlock(case);
+        // Not held back by whoever waited and is dead.
+        drop(rwlock.try_read_for(BOUND).unwrap_or_else(|e| panic!("a reader is stuck: {e}")));
+        let refused = rwlock.try_write().map(drop);
+        assert!(matches!(refused, Err(Error::WouldBlock { .. })), "a writer beside a reader: {refused:?}");
+        // The test leaves, and what it forgot is given back.
+        drop(rwlock);
+        case.space = None;
+        case.enter();
+        judge_rwlock(case);
+    };
+    let what = "timed write that times out behind a reader";
+    sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &note, afterwards: &afterwards });
+}
+
+#[test]
+fn killed_changing_from_one_to_the_other_it_stops_nobody() {
+    sweep_rwlock("downgrade; unlock", false, &|case| {
+        let rwlock = rwlock(case);
+        victim(case, |_| drop(rwlock.write().expect("a free lock").downgrade()))
+    });
+    sweep_rwlock("upgrade; unlock", false, &|case| {
+        let rwlock = rwlock(case);
+        victim(case, |_| {
+            let guard = rwlock.read().expect("a free lock").upgrade();
+            drop(guard.unwrap_or_else(|refused| panic!("{}", refused.error)));
+        })
+    });
+}
+
+// Permits.
+
+fn semaphore(case: &Case) -> Semaphore {
+    case.space().semaphore(NAME, PERMITS).expect("a semaphore")
+}
+
+/// Survivors get all permits, and no more; each death is told of once.
+fn judge_semaphore(case: &mut Case) {
+    end_of_sleeper(case);
+    let semaphore = semaphore(case);
+    let all = semaphore.try_acquire_many_for(PERMITS, BOUND).unwrap_or_else(|e| panic!("a survivor is stuck: {e}"));
+    assert!(all.token() > case.token, "the token is {} after {}", all.token(), case.token);
+    let more = semaphore.try_acquire().map(drop);
+    assert!(matches!(more, Err(Error::WouldBlock { .. })), "one more than there are: {more:?}");
+    let token = all.token();
+    drop(all);
+    let each: Vec<_> = (0..PERMITS).map(|_| semaphore.try_acquire().expect("a free permit")).collect();
+    assert!(each.iter().all(|permit| permit.abandoned().is_none() && permit.token() > token), "told twice");
+    drop(each);
+    assert_eq!(semaphore.available().expect("a sound semaphore"), PERMITS);
+    case.settle();
+}
+
+fn sweep_semaphore(what: &str, wavers: bool, begin: &dyn Fn(&mut Case) -> Option<Victim>) {
+    let begin = |case: &mut Case| {
+        case.enter();
+        case.token = semaphore(case).acquire().expect("a free permit").token();
+        begin(case)
+    };
+    sweep(&Plan { what, wavers, begin: &begin, meanwhile: &note, afterwards: &judge_semaphore });
+}
+
+#[test]
+fn killed_with_a_permit_or_many_they_come_back() {
+    sweep_semaphore("acquire; release, alone", false, &|case| {
+        let semaphore = semaphore(case);
+        victim(case, |_| drop(semaphore.acquire().expect("a free permit")))
+    });
+    sweep_semaphore("acquire two; release, alone", false, &|case| {
+        let semaphore = semaphore(case);
+        victim(case, |_| drop(semaphore.acquire_many(2).expect("free permits")))
+    });
+}
+
+#[test]
+fn killed_in_its_release_it_stops_nobody_who_waits() {
+    sweep_semaphore("release of all permits, somebody sleeps", true, &|case| {
+        let semaphore = semaphore(case);
+        let (mine, state) = (semaphore.clone(), case.controls.victim);
+        case.prepare(move |control| {
+            let permit = mine.acquire().expect("a permit");
+            look_around(control, state);
+            drop(permit);
+        });
+        let join = case.mutex(JOIN);
+        let holder = Victim::new(case.controls.victim, |control| {
+            join_in(&join);
+            let permits = semaphore.acquire_many(PERMITS).expect("free permits");
+            control.inside.store(1, SeqCst);
+            control.begin();
+            control.inside.store(0, SeqCst);
+            drop(permits);
+        })?;
+        case.send_sleeper_to_sleep();
+        Some(holder)
+    });
+}
+
+#[test]
+fn killed_while_it_collects_permits_all_come_back() {
+    let begin = |case: &mut Case| {
+        case.enter();
+        let semaphore = semaphore(case);
+        let permit = semaphore.acquire().expect("a free permit");
+        case.token = permit.token();
+        // Held by the test until the victim is dead.
+        std::mem::forget(permit);
+        victim(case, |_| {
+            let outcome = semaphore.try_acquire_many_for(PERMITS, SHORT);
+            assert!(matches!(outcome, Err(Error::TimedOut { .. })));
+        })
+    };
+    let afterwards = |case: &mut Case| {
+        case.space = None;
+        case.enter();
+        judge_semaphore(case);
+    };
+    let what = "timed acquire of all that times out";
+    sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &note, afterwards: &afterwards });
+}
