@@ -47,9 +47,8 @@ impl SharedBarrier {
     pub(crate) fn join(&self, thread: u32) -> Result<Held> {
         self.lock.at_gate(thread, Deadline::Never, |entry, gate, seats| {
             let meeting = meeting(entry, seats);
-            if !seats.iter().map(Seat::look).any(|word| word.is_free() && !word.is_abandoned()) {
-                self.lock.recover_seats(seats)?;
-            }
+            // Whoever joins the dead would break with them.
+            self.lock.recover_seats(seats)?;
             let mut phase = meeting.phase();
             if !phase.is_broken() {
                 // Somebody died, and those who are left have not met since.
@@ -67,7 +66,6 @@ impl SharedBarrier {
             }
             let left_by_the_dead = seats.iter().any(|seat| seat.look().is_abandoned());
             if phase.is_broken() || left_by_the_dead && seats.iter().all(|seat| seat.look().is_free()) {
-                self.lock.recover_seats(seats)?;
                 if seats.iter().any(|seat| !seat.look().is_free()) {
                     return Err(self.broken(entry, seats, phase, phase.seat()));
                 }
