@@ -190,6 +190,33 @@ pub enum Error {
         by: Box<Abandoned>,
     },
 
+    /// The name guards data of another type than the one that was asked for.
+    #[error("\"{name}\" holds a {is}, not a {wanted}; all who use it have to use the same type")]
+    WrongType {
+        /// The name.
+        name: Arc<str>,
+        /// What it holds: the type's name, size and alignment.
+        is: String,
+        /// What was asked for.
+        wanted: String,
+    },
+
+    /// There is no room in the queue now.
+    #[error("queue \"{name}\" is full: it holds {capacity}")]
+    QueueFull {
+        /// The queue.
+        name: Arc<str>,
+        /// How many items it has room for.
+        capacity: u32,
+    },
+
+    /// There is nothing in the queue now.
+    #[error("queue \"{name}\" is empty")]
+    QueueEmpty {
+        /// The queue.
+        name: Arc<str>,
+    },
+
     /// All places of the barrier or the latch are taken, or were counted.
     #[error("\"{name}\" is a {kind} for {count}, and all of them are taken")]
     NoSeat {

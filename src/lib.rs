@@ -81,9 +81,12 @@ mod segment;
 pub use api::diagnosis;
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
+    api::{AbandonedGuard, Acquired, NoData, Plain, Queue, WritesData},
     api::{Barrier, BarrierMember, BarrierWait, Condvar, WaitTimeoutResult},
     api::{Event, EventSetter, Latch, LatchParty, Once, OnceState},
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},
+    api::{MutexDataGuard, OwnedMutexDataGuard},
+    api::{OwnedRwLockReadDataGuard, OwnedRwLockWriteDataGuard, RwLockReadDataGuard, RwLockWriteDataGuard},
     api::{
         OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, Refused, RwLock, RwLockReadGuard,
         RwLockWriteGuard, Semaphore, SemaphorePermit,
@@ -92,6 +95,10 @@ pub use {
     holder::{Abandoned, Held, Holder, Process},
     report::{Inspection, LockKind, LockReport, ParticipantReport, Permits, Usage, WaiterReport},
 };
+
+/// For the traits that data has to have: see [`Plain`].
+#[cfg(not(all(test, hostlock_loom)))]
+pub use bytemuck;
 
 /// How it works and why, for those who want to know. No code in here.
 #[cfg(doc)]

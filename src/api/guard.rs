@@ -98,6 +98,26 @@ impl<L: Borrow<SharedLock>> Hold<L> {
         self.lock.borrow().stamp(self.acquisition);
     }
 
+    /// Releases; the acquisition is over.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        let released = self.release();
+        let token = self.token();
+        self.acquisition = Acquisition::ENDED;
+        match released {
+            true => Ok(()),
+            false => Err(Error::Lost { name: self.lock.borrow().name().into(), token }),
+        }
+    }
+
+    /// Releases with the mark of a death as it is: the next one is told.
+    pub(super) fn give_up(&mut self) {
+        let acquisition = std::mem::replace(&mut self.acquisition, Acquisition::ENDED);
+        if self.lock.borrow().is_held(acquisition) {
+            self.lock.borrow().give_up(acquisition);
+        }
+        self.bury(true);
+    }
+
     /// What was acquired was released by whoever made something else of it.
     pub(super) fn end_elsewhere(&mut self) {
         self.acquisition = Acquisition::ENDED;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+use super::data::NoData;
 use super::guard::{Hold, guard, now};
 use crate::backend::lock::{Acquisition, SharedLock};
 use crate::os::clock::Deadline;
@@ -43,12 +44,21 @@ use crate::{Error, Holder, Result};
 /// }
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
-pub struct Mutex(SharedLock);
+///
+/// # Data
+/// A `Mutex<T>` guards a value that lives beside it, for all processes: see [`Space::mutex_with`](crate::Space::mutex_with). A plain `Mutex` is a
+/// `Mutex<NoData>`.
+pub struct Mutex<T = NoData>(SharedLock, PhantomData<fn() -> T>);
 
-impl Mutex {
+impl<T> Clone for Mutex<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
+    }
+}
+
+impl<T> Mutex<T> {
     pub(crate) fn new(lock: SharedLock) -> Self {
-        Self(lock)
+        Self(lock, PhantomData)
     }
 
     /// The lock's name.
@@ -56,6 +66,63 @@ impl Mutex {
         self.0.name()
     }
 
+    /// Who holds the lock at this moment, by any process or thread; `None` if nobody alive does.
+    ///
+    /// # Errors
+    /// [`Error::Removed`] and [`Error::System`] if the name has to be looked up anew and cannot be.
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
+    /// let mutex = space.mutex("whose")?;
+    /// assert_eq!(mutex.holder()?, None);
+    /// let guard = mutex.lock()?;
+    /// let holder = mutex.holder()?.expect("we hold it");
+    /// assert_eq!((holder.pid, holder.token), (std::process::id(), guard.token()));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn holder(&self) -> Result<Option<Holder>> {
+        self.0.holder()
+    }
+
+    // Always: returned through memory, the guard would be read back in larger pieces than it was written in, which costs the
+    // processor more than the whole lock.
+    #[inline(always)]
+    pub(super) fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
+        let thread = fork::thread();
+        let hold = match self.0.acquire_fast(thread) {
+            Ok(acquisition) => Hold::fast(&self.0, acquisition),
+            Err(begun) => Hold::waited(&self.0, self.0.acquire(thread, deadline(), begun)?),
+        };
+        Ok(MutexGuard { hold, _stays_in_its_thread: PhantomData })
+    }
+
+    pub(super) fn acquire_owned(&self, deadline: Deadline) -> Result<OwnedMutexGuard> {
+        let lock = self.0.clone();
+        let hold = match lock.acquire_fast(0) {
+            Ok(acquisition) => Hold::fast(lock, acquisition),
+            Err(begun) => {
+                let waited = lock.acquire(0, deadline, begun)?;
+                Hold::waited(lock, waited)
+            }
+        };
+        Ok(OwnedMutexGuard { hold })
+    }
+
+    /// What a wait of no length says is that it would have had to wait.
+    #[cold]
+    pub(super) fn would_block(&self, error: Error) -> Error {
+        match error {
+            Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
+            Error::Deadlock { name, .. } => {
+                Error::WouldBlock { name, holder: self.0.holder().ok().flatten().map(Box::new) }
+            }
+            error => error,
+        }
+    }
+}
+
+impl Mutex {
     /// Acquires the lock, waiting for as long as it takes.
     ///
     /// # Errors
@@ -127,64 +194,9 @@ impl Mutex {
     pub fn try_lock_owned_until(&self, deadline: Instant) -> Result<OwnedMutexGuard> {
         self.acquire_owned(Deadline::at(deadline))
     }
-
-    /// Who holds the lock at this moment, by any process or thread; `None` if nobody alive does.
-    ///
-    /// # Errors
-    /// [`Error::Removed`] and [`Error::System`] if the name has to be looked up anew and cannot be.
-    ///
-    /// ```
-    /// # let root = tempfile::tempdir()?;
-    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
-    /// let mutex = space.mutex("whose")?;
-    /// assert_eq!(mutex.holder()?, None);
-    /// let guard = mutex.lock()?;
-    /// let holder = mutex.holder()?.expect("we hold it");
-    /// assert_eq!((holder.pid, holder.token), (std::process::id(), guard.token()));
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn holder(&self) -> Result<Option<Holder>> {
-        self.0.holder()
-    }
-
-    // Always: returned through memory, the guard would be read back in larger pieces than it was written in, which costs the
-    // processor more than the whole lock.
-    #[inline(always)]
-    fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
-        let thread = fork::thread();
-        let hold = match self.0.acquire_fast(thread) {
-            Ok(acquisition) => Hold::fast(&self.0, acquisition),
-            Err(begun) => Hold::waited(&self.0, self.0.acquire(thread, deadline(), begun)?),
-        };
-        Ok(MutexGuard { hold, _stays_in_its_thread: PhantomData })
-    }
-
-    fn acquire_owned(&self, deadline: Deadline) -> Result<OwnedMutexGuard> {
-        let lock = self.0.clone();
-        let hold = match lock.acquire_fast(0) {
-            Ok(acquisition) => Hold::fast(lock, acquisition),
-            Err(begun) => {
-                let waited = lock.acquire(0, deadline, begun)?;
-                Hold::waited(lock, waited)
-            }
-        };
-        Ok(OwnedMutexGuard { hold })
-    }
-
-    /// What a wait of no length says is that it would have had to wait.
-    #[cold]
-    fn would_block(&self, error: Error) -> Error {
-        match error {
-            Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
-            Error::Deadlock { name, .. } => {
-                Error::WouldBlock { name, holder: self.0.holder().ok().flatten().map(Box::new) }
-            }
-            error => error,
-        }
-    }
 }
 
-impl fmt::Debug for Mutex {
+impl<T> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutex").field("name", &self.name()).finish_non_exhaustive()
     }
@@ -207,7 +219,7 @@ impl fmt::Debug for Mutex {
 /// ```
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct MutexGuard<'a> {
-    hold: Hold<&'a SharedLock>,
+    pub(super) hold: Hold<&'a SharedLock>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::MutexGuard<'static, ()>>,
 }
@@ -223,7 +235,7 @@ pub struct MutexGuard<'a> {
 /// ```
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedMutexGuard {
-    hold: Hold<SharedLock>,
+    pub(super) hold: Hold<SharedLock>,
 }
 
 impl<'a> MutexGuard<'a> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+use super::data::NoData;
 use super::guard::{Hold, guard, now};
 use crate::backend::lock::{Abandonment, Acquisition};
 use crate::backend::rwlock::{Reading, SharedRwLock};
@@ -55,8 +56,17 @@ use crate::{Abandoned, Error, Holder, Result};
 /// # let _ = reading;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
-pub struct RwLock(SharedRwLock);
+///
+/// # Data
+/// A `RwLock<T>` guards a value that lives beside it, for all processes: see [`Space::rwlock_with`](crate::Space::rwlock_with). A plain `RwLock`
+/// is a `RwLock<NoData>`.
+pub struct RwLock<T = NoData>(SharedRwLock, PhantomData<fn() -> T>);
+
+impl<T> Clone for RwLock<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), PhantomData)
+    }
+}
 
 /// A guard that could not become another one, and why not.
 #[must_use = "the lock is released as soon as its guard is dropped"]
@@ -92,9 +102,9 @@ impl<G> From<Refused<G>> for Error {
     }
 }
 
-impl RwLock {
+impl<T> RwLock<T> {
     pub(crate) fn new(lock: SharedRwLock) -> Self {
-        Self(lock)
+        Self(lock, PhantomData)
     }
 
     /// The lock's name.
@@ -102,6 +112,73 @@ impl RwLock {
         self.0.name()
     }
 
+    /// Who has the lock at this moment: the writer, or every process that reads ([`Holder::readers`] says how many readers it has). Empty if
+    /// nobody alive has it.
+    ///
+    /// # Errors
+    /// [`Error::Removed`], [`Error::System`] if the name has to be looked up anew and cannot be; [`Error::Damaged`].
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
+    /// let lock = space.rwlock("whose")?;
+    /// assert!(lock.holders()?.is_empty());
+    /// let (one, two) = (lock.read()?, lock.try_read()?);
+    /// let holders = lock.holders()?;
+    /// assert_eq!((holders.len(), holders[0].pid, holders[0].readers), (1, std::process::id(), 2));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn holders(&self) -> Result<Vec<Holder>> {
+        self.0.holders()
+    }
+
+    #[inline(always)]
+    pub(super) fn acquire_read(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockReadGuard<'_>> {
+        let read = match self.0.read_fast() {
+            Some(reading) => Read { lock: &self.0, reading, told: None },
+            None => Read::waited(&self.0, self.0.read(fork::thread(), deadline())?),
+        };
+        Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
+    }
+
+    pub(super) fn acquire_read_owned(&self, deadline: Deadline) -> Result<OwnedRwLockReadGuard> {
+        let lock = self.0.clone();
+        let read = match lock.read_fast() {
+            Some(reading) => Read { lock, reading, told: None },
+            None => {
+                let waited = lock.read(0, deadline)?;
+                Read::waited(lock, waited)
+            }
+        };
+        Ok(OwnedRwLockReadGuard { read })
+    }
+
+    #[inline(always)]
+    pub(super) fn acquire_write(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockWriteGuard<'_>> {
+        let (acquisition, told) = self.0.write(fork::thread(), deadline)?;
+        Ok(RwLockWriteGuard { hold: Hold::told(&self.0, acquisition, told), _stays_in_its_thread: PhantomData })
+    }
+
+    pub(super) fn acquire_write_owned(&self, deadline: Deadline) -> Result<OwnedRwLockWriteGuard> {
+        let (acquisition, told) = self.0.write(0, || deadline)?;
+        Ok(OwnedRwLockWriteGuard { hold: Hold::told(self.0.clone(), acquisition, told) })
+    }
+
+    /// What a wait of no length says is that it would have had to wait.
+    #[cold]
+    pub(super) fn would_block(&self, error: Error) -> Error {
+        match error {
+            Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
+            Error::Deadlock { name, .. } => {
+                let holder = self.holders().ok().and_then(|holders| holders.into_iter().next());
+                Error::WouldBlock { name, holder: holder.map(Box::new) }
+            }
+            error => error,
+        }
+    }
+}
+
+impl RwLock {
     /// Acquires the lock for reading, waiting for as long as it takes.
     ///
     /// # Errors
@@ -220,84 +297,19 @@ impl RwLock {
     pub fn try_write_owned_until(&self, deadline: Instant) -> Result<OwnedRwLockWriteGuard> {
         self.acquire_write_owned(Deadline::at(deadline))
     }
-
-    /// Who has the lock at this moment: the writer, or every process that reads ([`Holder::readers`] says how many readers it has). Empty if
-    /// nobody alive has it.
-    ///
-    /// # Errors
-    /// [`Error::Removed`], [`Error::System`] if the name has to be looked up anew and cannot be; [`Error::Damaged`].
-    ///
-    /// ```
-    /// # let root = tempfile::tempdir()?;
-    /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
-    /// let lock = space.rwlock("whose")?;
-    /// assert!(lock.holders()?.is_empty());
-    /// let (one, two) = (lock.read()?, lock.try_read()?);
-    /// let holders = lock.holders()?;
-    /// assert_eq!((holders.len(), holders[0].pid, holders[0].readers), (1, std::process::id(), 2));
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn holders(&self) -> Result<Vec<Holder>> {
-        self.0.holders()
-    }
-
-    #[inline(always)]
-    fn acquire_read(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockReadGuard<'_>> {
-        let read = match self.0.read_fast() {
-            Some(reading) => Read { lock: &self.0, reading, told: None },
-            None => Read::waited(&self.0, self.0.read(fork::thread(), deadline())?),
-        };
-        Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
-    }
-
-    fn acquire_read_owned(&self, deadline: Deadline) -> Result<OwnedRwLockReadGuard> {
-        let lock = self.0.clone();
-        let read = match lock.read_fast() {
-            Some(reading) => Read { lock, reading, told: None },
-            None => {
-                let waited = lock.read(0, deadline)?;
-                Read::waited(lock, waited)
-            }
-        };
-        Ok(OwnedRwLockReadGuard { read })
-    }
-
-    #[inline(always)]
-    fn acquire_write(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockWriteGuard<'_>> {
-        let (acquisition, told) = self.0.write(fork::thread(), deadline)?;
-        Ok(RwLockWriteGuard { hold: Hold::told(&self.0, acquisition, told), _stays_in_its_thread: PhantomData })
-    }
-
-    fn acquire_write_owned(&self, deadline: Deadline) -> Result<OwnedRwLockWriteGuard> {
-        let (acquisition, told) = self.0.write(0, || deadline)?;
-        Ok(OwnedRwLockWriteGuard { hold: Hold::told(self.0.clone(), acquisition, told) })
-    }
-
-    /// What a wait of no length says is that it would have had to wait.
-    #[cold]
-    fn would_block(&self, error: Error) -> Error {
-        match error {
-            Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
-            Error::Deadlock { name, .. } => {
-                let holder = self.holders().ok().and_then(|holders| holders.into_iter().next());
-                Error::WouldBlock { name, holder: holder.map(Box::new) }
-            }
-            error => error,
-        }
-    }
 }
 
-impl fmt::Debug for RwLock {
+impl<T> fmt::Debug for RwLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RwLock").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
 /// A reader, and the handle to end it with: borrowed or owned.
-struct Read<L: Borrow<SharedRwLock>> {
-    lock: L,
-    reading: Reading,
-    told: Option<Box<Abandoned>>,
+pub(super) struct Read<L: Borrow<SharedRwLock>> {
+    pub(super) lock: L,
+    pub(super) reading: Reading,
+    pub(super) told: Option<Box<Abandoned>>,
 }
 
 impl<L: Borrow<SharedRwLock>> Read<L> {
@@ -309,7 +321,7 @@ impl<L: Borrow<SharedRwLock>> Read<L> {
         self.lock.borrow()
     }
 
-    fn unlock(mut self) -> Result<()> {
+    pub(super) fn unlock(mut self) -> Result<()> {
         let reading = std::mem::replace(&mut self.reading, Reading::ENDED);
         let lock = self.lock();
         let token = lock.token_of(reading);
@@ -344,7 +356,7 @@ impl<L: Borrow<SharedRwLock>> Drop for Read<L> {
 /// It is bound to its process: in a forked child dropping it does nothing, so it never takes off a reader of the parent's.
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct RwLockReadGuard<'a> {
-    read: Read<&'a SharedRwLock>,
+    pub(super) read: Read<&'a SharedRwLock>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::RwLockReadGuard<'static, ()>>,
 }
@@ -353,7 +365,7 @@ pub struct RwLockReadGuard<'a> {
 /// [`RwLock::read_owned`].
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedRwLockReadGuard {
-    read: Read<SharedRwLock>,
+    pub(super) read: Read<SharedRwLock>,
 }
 
 /// A read-write lock that is held for writing, until this is dropped. It stays in the thread that acquired it.
@@ -361,7 +373,7 @@ pub struct OwnedRwLockReadGuard {
 /// It is bound to its acquisition, as a [`MutexGuard`](crate::MutexGuard) is.
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct RwLockWriteGuard<'a> {
-    hold: Hold<&'a SharedRwLock>,
+    pub(super) hold: Hold<&'a SharedRwLock>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::RwLockWriteGuard<'static, ()>>,
 }
@@ -370,7 +382,7 @@ pub struct RwLockWriteGuard<'a> {
 /// [`RwLock::write_owned`].
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedRwLockWriteGuard {
-    hold: Hold<SharedRwLock>,
+    pub(super) hold: Hold<SharedRwLock>,
 }
 
 guard!(RwLockWriteGuard<'_>);

@@ -6,14 +6,16 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Barrier, Condvar, Event, Latch, Mutex, Once, RwLock, Semaphore};
+use super::{Barrier, Condvar, Event, Latch, Mutex, Once, Plain, Queue, RwLock, Semaphore};
 use crate::backend::barrier::SharedBarrier;
 use crate::backend::condvar::SharedCondvar;
+use crate::backend::data;
 use crate::backend::event::SharedEvent;
 use crate::backend::inspect;
 use crate::backend::latch::SharedLatch;
 use crate::backend::lock::{SharedLock, Spec};
 use crate::backend::once::SharedOnce;
+use crate::backend::queue::SharedQueue;
 use crate::backend::rwlock::SharedRwLock;
 use crate::backend::semaphore::SharedSemaphore;
 use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
@@ -160,6 +162,43 @@ impl Space {
         inspect::look_up(self.shared.segment(), name)
     }
 
+    /// A handle for the mutex `name` and the value that it guards, which is `initial` if nobody named it before. The value lives beside the lock, for all
+    /// processes, for as long as the name does.
+    ///
+    /// # Errors
+    /// As [`mutex`](Self::mutex); [`Error::WrongType`] if the name holds another type; [`Error::NoExtents`] if the space has no room for
+    /// it.
+    pub fn mutex_with<T: Plain>(&self, name: &str, initial: T) -> Result<Mutex<T>> {
+        let lock = SharedLock::new(&self.shared, with_data(name, Kind::MutexData, &initial))?;
+        lock.check_type::<T>()?;
+        Ok(Mutex::new(lock))
+    }
+
+    /// A handle for the read-write lock `name` and the value that it guards, as [`mutex_with`](Self::mutex_with).
+    ///
+    /// # Errors
+    /// As [`mutex_with`](Self::mutex_with).
+    pub fn rwlock_with<T: Plain>(&self, name: &str, initial: T) -> Result<RwLock<T>> {
+        let lock = SharedRwLock::new(&self.shared, with_data(name, Kind::RwLockData, &initial))?;
+        lock.lock().check_type::<T>()?;
+        Ok(RwLock::new(lock))
+    }
+
+    /// A handle for the queue `name`, which has room for so many items, 1 to 2²⁴.
+    ///
+    /// # Errors
+    /// As [`mutex_with`](Self::mutex_with); [`Error::WrongCount`] if it was made for another number of items.
+    pub fn queue<T: Plain>(&self, name: &str, capacity: u32) -> Result<Queue<T>> {
+        if !(1..=1 << 24).contains(&capacity) {
+            return Err(Error::InvalidOption {
+                option: "capacity",
+                value: capacity.to_string(),
+                reason: "it goes from 1 to 16777216".into(),
+            });
+        }
+        Ok(Queue::new(SharedQueue::new(&self.shared, name, capacity)?))
+    }
+
     /// A handle for something that is done once in this space, under this name.
     ///
     /// # Errors
@@ -290,6 +329,11 @@ impl Space {
     pub fn act_on_behalf_of(&self, pid: u32, command: &str) -> Result<()> {
         self.shared.set_behalf(pid, command)
     }
+}
+
+fn with_data<T: Plain>(name: &str, kind: Kind, initial: &T) -> Spec {
+    let data = data::header::<T>().into_iter().chain(data::to_words(initial)).collect();
+    Spec { data, ..Spec::of(name, kind) }
 }
 
 fn check_count(option: &'static str, count: u32) -> Result<()> {

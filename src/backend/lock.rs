@@ -25,6 +25,11 @@ pub(crate) struct Acquisition {
 }
 
 impl Acquisition {
+    /// In which entry.
+    pub(crate) fn entry(self) -> u32 {
+        self.entry
+    }
+
     /// Instead of one that was ended: it is nobody's, so ending it does nothing.
     pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, entry: 0 };
 }
@@ -291,7 +296,7 @@ impl SharedLock {
     }
 
     /// Ends an acquisition that nothing was done with: whoever has to be told of a death still is, by the next one.
-    pub(super) fn give_up(&self, acquisition: Acquisition) {
+    pub(crate) fn give_up(&self, acquisition: Acquisition) {
         self.put_back(self.entry(acquisition.entry), Acquired { word: acquisition.word, obituary: None });
     }
 

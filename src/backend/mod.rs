@@ -2,18 +2,20 @@
 //!
 //! There is one backend so far, in which a mapped segment *is* the locks: [`shared`] is the space, [`lock`] a named lock in it,
 //! [`rwlock`] one with readers, [`semaphore`] one with permits, [`once`], [`event`], [`latch`], [`barrier`] and [`condvar`] what is waited for otherwise
-//! ([`bell`]; [`seats`]: taken one by one), [`wait`] a thread that waits for one, [`inspect`] what is seen of all that
+//! ([`bell`]; [`seats`]: taken one by one), [`data`] what a lock guards, [`queue`] items, [`wait`] a thread that waits for one, [`inspect`] what is seen of all that
 //! from outside. A space is created with a backend, which is recorded where every opener looks first; nobody falls back to another
 //! one silently.
 
 pub(crate) mod barrier;
 mod bell;
 pub(crate) mod condvar;
+pub(crate) mod data;
 pub(crate) mod event;
 pub(crate) mod inspect;
 pub(crate) mod latch;
 pub(crate) mod lock;
 pub(crate) mod once;
+pub(crate) mod queue;
 pub(crate) mod rwlock;
 pub(crate) mod seats;
 pub(crate) mod semaphore;

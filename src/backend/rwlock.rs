@@ -30,6 +30,11 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    /// In which entry.
+    pub(crate) fn entry(self) -> u32 {
+        self.entry
+    }
+
     /// Instead of one that was ended: there is no such cell.
     pub(crate) const ENDED: Self = Self { cell: u32::MAX, entry: 0 };
 }
@@ -80,6 +85,11 @@ impl SharedRwLock {
 
     pub(crate) fn name(&self) -> &str {
         self.lock.name()
+    }
+
+    /// The writer's half, which knows the data.
+    pub(crate) fn lock(&self) -> &SharedLock {
+        &self.lock
     }
 
     /// This process, as it stands in its cells; `None` in a forked child that did not join yet.

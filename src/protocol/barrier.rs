@@ -117,26 +117,24 @@ impl Meeting<'_> {
         }
         let mut all = true;
         for (seat, member) in self.seats.iter().enumerate() {
-            if member.note.load(SeqCst) == phase.arrived() {
+            let has_arrived = || member.note.load(SeqCst) == phase.arrived();
+            if has_arrived() {
                 continue;
             }
-            all = false;
             let word = member.look();
             match word.owner() {
-                Owner::Nobody if !word.is_abandoned() => {}
-                // Given back by whoever cleaned up after it.
-                Owner::Nobody => return Some(self.end_by(phase, seat)),
-                Owner::Held(slot) if slot == me => {}
-                Owner::Held(slot) => {
-                    if let Verdict::Dead(obituary) = host.judge(slot)
-                        // It may have arrived, and the phase ended, before it died.
-                        && member.look() == word
-                        && member.note.load(SeqCst) != phase.arrived()
-                    {
+                // Given back by whoever cleaned up after it. It may have arrived before it died, after we looked.
+                Owner::Nobody if word.is_abandoned() && has_arrived() => {}
+                Owner::Nobody if word.is_abandoned() => return Some(self.end_by(phase, seat)),
+                Owner::Held(slot) if slot != me => match host.judge(slot) {
+                    Verdict::Dead(_) if has_arrived() => {}
+                    Verdict::Dead(obituary) if member.look() == word => {
                         dead(seat, word, obituary);
                         return Some(self.end_by(phase, seat));
                     }
-                }
+                    _ => all = false,
+                },
+                Owner::Nobody | Owner::Held(_) => all = false,
                 Owner::Damaged => return Some(End::Damaged { seat }),
             }
         }

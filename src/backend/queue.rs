@@ -1,0 +1,185 @@
+//! A bounded queue in the extents: a ring of items behind a line with two positions, changed under the name's own lock.
+//!
+//! The positions only grow. A push writes the item and moves the tail *then*; a pop reads the item and moves the head *then*. Each of the two is one store,
+//! so whoever dies at any point of it has done it or has not, and nobody has to repair anything, or to be told.
+
+use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+use super::data::{self, words};
+use super::lock::{Acquisition, SharedLock, Spec};
+use super::shared::SharedSpace;
+use super::wait::wake_all;
+use crate::os::clock::Deadline;
+use crate::segment::format::{Entry, Kind, LINE_WORDS};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(crate) struct SharedQueue<T> {
+    lock: SharedLock,
+    items: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for SharedQueue<T> {
+    fn clone(&self) -> Self {
+        Self { lock: self.lock.clone(), items: PhantomData }
+    }
+}
+
+struct Release<'a>(&'a SharedLock, Acquisition);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.release(self.1);
+    }
+}
+
+/// The words of a queue.
+struct Ring<'a> {
+    head: &'a AtomicU64,
+    tail: &'a AtomicU64,
+    items: Vec<&'a AtomicU64>,
+    each: usize,
+    capacity: u64,
+}
+
+impl Ring<'_> {
+    /// Head and how many items there are; `None` if they say what cannot be.
+    fn look(&self) -> Option<(u64, u64)> {
+        let (head, tail) = (self.head.load(SeqCst), self.tail.load(SeqCst));
+        let len = tail.wrapping_sub(head);
+        (len <= self.capacity).then_some((head, len))
+    }
+
+    fn item(&self, position: u64) -> impl Iterator<Item = &AtomicU64> {
+        let first = (position % self.capacity) as usize * self.each;
+        self.items[first..first + self.each].iter().copied()
+    }
+}
+
+impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
+    pub(crate) fn new(space: &Arc<SharedSpace>, name: &str, capacity: u32) -> Result<Self> {
+        let len = 2 * LINE_WORDS + capacity as usize * words::<T>();
+        let mut data = data::header::<T>().to_vec();
+        data.resize(len, 0);
+        let spec = Spec { count: capacity, data: data.into(), ..Spec::of(name, Kind::Queue) };
+        let lock = SharedLock::new(space, spec)?;
+        lock.check_type::<T>()?;
+        Ok(Self { lock, items: PhantomData })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    pub(crate) fn capacity(&self) -> u32 {
+        self.lock.spec.count
+    }
+
+    /// The words of the queue, for whoever holds its lock, or looks at the generation then.
+    fn ring<'a>(&'a self, entry: &Entry) -> Result<Ring<'a>> {
+        let lines = self.lock.data::<T>(entry)?;
+        let capacity = self.lock.spec.count as usize;
+        let (each, lost) = (words::<T>(), || self.damaged());
+        let (positions, items) = lines.split_first().ok_or_else(lost)?;
+        let items: Vec<_> = items.iter().flat_map(|line| &line.words).take(capacity * each).collect();
+        if items.len() != capacity * each {
+            return Err(lost());
+        }
+        Ok(Ring { head: &positions.words[0], tail: &positions.words[1], items, each, capacity: capacity as u64 })
+    }
+
+    fn damaged(&self) -> Error {
+        let what = format!("queue \"{}\" says what cannot be", self.name());
+        Error::damaged(&self.lock.space.segment.path, what)
+    }
+
+    /// How many items there are.
+    pub(crate) fn len(&self) -> Result<u32> {
+        loop {
+            let place = self.lock.find()?;
+            let len = self.ring(self.lock.entry(place.entry)).and_then(|ring| {
+                // They may change between the two loads: then once more.
+                (0..100).find_map(|_| ring.look()).map(|(_, len)| len as u32).ok_or_else(|| self.damaged())
+            });
+            if self.lock.is_still(place) {
+                return len;
+            }
+        }
+    }
+
+    /// Does something under the lock as soon as `ready` says so of the number of items, waiting until `deadline`.
+    fn when<R>(
+        &self,
+        thread: u32,
+        deadline: Deadline,
+        ready: impl Fn(u64) -> bool,
+        act: impl FnOnce(&Ring<'_>, u64, u64) -> R,
+    ) -> Result<R> {
+        let mut act = Some(act);
+        loop {
+            let waited = self.lock.acquire(thread, deadline, None)?;
+            // Also if `act` panics.
+            let held = Release(&self.lock, waited.acquisition);
+            let entry = self.lock.entry(waited.acquisition.entry);
+            let outcome = self.ring(entry).and_then(|ring| match ring.look() {
+                None => Err(self.damaged()),
+                Some((head, len)) if ready(len) => Ok(act.take().map(|act| act(&ring, head, len))),
+                Some(_) => Ok(None),
+            });
+            drop(held);
+            if let Some(dead) = waited.dead {
+                // If it fails, whoever needs the slot tries again.
+                let _ = self.lock.space.recover_dead(Some(dead));
+            }
+            if let Some(done) = outcome? {
+                entry.bell.ring(wake_all);
+                return Ok(done);
+            }
+            self.lock.wait_until(thread, deadline, |_, entry| {
+                let len = self.ring(entry).map(|ring| ring.look().map(|(_, len)| len));
+                match len {
+                    Ok(Some(len)) => ready(len).then_some(Ok(())),
+                    // It changes at this moment, or is damaged, as whoever has the lock will find.
+                    Ok(None) => Some(Ok(())),
+                    Err(error) => Some(Err(error)),
+                }
+            })?;
+        }
+    }
+
+    pub(crate) fn push(&self, value: &T, thread: u32, deadline: Deadline) -> Result<()> {
+        let capacity = u64::from(self.capacity());
+        self.when(
+            thread,
+            deadline,
+            |len| len < capacity,
+            |ring, head, len| {
+                let tail = head.wrapping_add(len);
+                data::store(value, ring.item(tail));
+                // The commit. SeqCst: the bell's invariant 1; whoever reads the item does it under the lock.
+                ring.tail.store(tail.wrapping_add(1), SeqCst);
+            },
+        )
+    }
+
+    /// Takes the first item, when `note` has seen it and come back.
+    pub(crate) fn pop<R>(&self, thread: u32, deadline: Deadline, note: impl FnOnce(&T) -> R) -> Result<R> {
+        self.when(
+            thread,
+            deadline,
+            |len| len > 0,
+            |ring, head, _| {
+                let value: T = data::load(ring.item(head));
+                let noted = note(&value);
+                // The commit, as above.
+                ring.head.store(head.wrapping_add(1), SeqCst);
+                noted
+            },
+        )
+    }
+}
