@@ -325,6 +325,26 @@ fn whoever_dies_waiting_for_many_keeps_nothing() {
 }
 
 #[test]
+fn a_release_wakes_whoever_waits_and_does_not_leave_it_to_its_next_look() {
+    let root = root();
+    let space = Space::builder("test").root(root.path()).check_interval(Duration::from_secs(3600)).open().unwrap();
+    let semaphore = space.semaphore("a", 2).unwrap();
+    let both = semaphore.acquire_many(2).unwrap();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            drop(semaphore.acquire_many(2).unwrap());
+            Instant::now()
+        });
+        // Each sleep is twice as long as the one before: now it sleeps for more than two seconds.
+        std::thread::sleep(Duration::from_millis(2700));
+        let released = Instant::now();
+        drop(both);
+        let late = waiter.join().unwrap().duration_since(released);
+        assert!(late < Duration::from_millis(1200), "it was not woken: {late:?}");
+    });
+}
+
+#[test]
 fn whoever_is_stopped_keeps_its_permit() {
     let root = root();
     let first = holders(root.path(), 1, &[1]).remove(0);

@@ -23,7 +23,8 @@ use crate::{Abandoned, Error, Holder, Result};
 /// # Fairness
 /// Whoever comes first when a permit is free gets it, until somebody has to wait: then all others queue behind the one that waited
 /// longest, which gets each permit that comes free until it has all that it asked for. So `acquire_many` is not starved by those who want
-/// one, and two of them never wait for each other's permits. A thread that waits for permits which it holds itself waits for ever.
+/// one, and two of them never wait for each other's permits. A thread that waits for permits which it holds itself waits for ever, and a process
+/// that is stopped while its turn to wait has come keeps those behind it waiting, as one that holds a lock would.
 ///
 /// # Cost
 /// Uncontended, three atomic compare-and-swaps: no system call, no clock, no allocation. To find out that all permits are taken,

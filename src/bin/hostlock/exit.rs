@@ -57,7 +57,7 @@ impl From<Error> for Failure {
             }
             Error::NoExtents { path, name, .. } => {
                 let path = path.display();
-                format!("the space {path} has no room left for \"{name}\" and its permits; name another: --space S")
+                format!("the space {path} has no room left for \"{name}\"; name another: --space S")
             }
             error => in_words_of_the_tool(&error.to_string()),
         };
