@@ -371,8 +371,8 @@ pub(super) fn death_of(entry: &Entry, free: OwnerWord, note: u64) -> Option<(u32
 fn put_back(entry: &Entry, permits: Permits<'_>, taken: &[Taken<Obituary>]) {
     for taken in taken {
         if let Some(dead) = &taken.obituary {
-            entry.note_death(taken.word.epoch(), dead.pid, &dead.command);
-            permits.seats[taken.position].note.store(semaphore::note_of_death(taken.word, dead.pid), Relaxed);
+            entry.note_death(taken.before.epoch(), dead.pid, &dead.command);
+            permits.seats[taken.position].note.store(semaphore::note_of_death(taken.before, dead.pid), Relaxed);
         } else if taken.before.is_abandoned() {
             permits.seats[taken.position].note.store(taken.note, Relaxed);
         }

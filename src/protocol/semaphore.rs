@@ -197,8 +197,8 @@ impl Permits<'_> {
     /// Frees a seat that was taken at the gate for nothing, for whoever comes to the gate next: nobody else waits for it. Who has to be
     /// told of a death still is.
     pub(crate) fn put_back<Obituary>(self, taken: &Taken<Obituary>) {
-        // Not the dead one's word again: by now somebody else may be in its slot.
-        let freed = if taken.before.is_free() { taken.before } else { taken.word.abandon() };
+        // As whoever cleans up leaves it: free, and with the token of whoever died with it.
+        let freed = if taken.before.is_free() { taken.before } else { taken.before.abandon() };
         // SeqCst: as in `release`.
         let _ = self.seats[taken.position].owner.compare_exchange(taken.word.0, freed.0, SeqCst, Relaxed);
     }
