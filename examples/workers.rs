@@ -1,30 +1,31 @@
 //! Worker processes that lose nothing, however they die: `cargo run --release --example workers [-- DIRECTORY]`.
 //!
-//! They hash every file under a directory exactly once. What they share is a few ordinary files and the *name* of a lock:
+//! They hash every file under a directory exactly once. What they share is a few *names*, and two ordinary files:
 //!
-//! * `jobs`: the paths, one per line. Never changes.
-//! * `results`: a line per finished job, appended.
-//! * `state`: what counts ([`State`]). Written in one call, which is the moment at which something has happened.
+//! * `jobs`: a queue of numbers, into which the parent puts one for each file. `fed`: an event that says that all are in.
+//! * `state`: what counts ([`State`]), behind a mutex.
+//! * The files: `paths`, one per line, never changes; to `results` a line is appended for each finished job.
 //!
 //! Meanwhile the parent kills workers (`SIGKILL`, at random, and half the time aimed at whoever holds the lock) and starts others in
-//! their place. Three things keep that from doing harm, and they are all there is to it:
+//! their place. Four things keep that from doing harm, and they are all there is to it:
 //!
-//! 1. The lock comes back when its owner dies, and the next owner is told ([`MutexGuard::abandoned`]). It repairs what it finds: here,
+//! 1. The lock comes back when its owner dies, and the next owner has to say that what it guards is repaired ([`Acquired::Abandoned`]). Here, that is
 //!    a line in `results` that does not count yet, perhaps only half of it.
-//! 2. A job that was begun and not finished stays in its worker's place in `state`; who gets the place finds it there.
-//! 3. Every change carries the fencing token of its acquisition, and a smaller one than the last is refused.
+//! 2. What counts changes by one word ([`Journal`]): whoever is killed before it is written has changed nothing.
+//! 3. A job is noted in its worker's place in `state` *before* it leaves the queue; who gets the place finds it there.
+//! 4. Every change carries the fencing token of its acquisition, and a smaller one than the last is refused.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hostlock::{Mutex, MutexGuard, Space};
+use hostlock::bytemuck::{Pod, Zeroable};
+use hostlock::{Acquired, Error, Event, Mutex, MutexDataGuard, Queue, Space};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -84,8 +85,10 @@ fn main() -> ExitCode {
 const PLACES: usize = 64;
 const NO_JOB: u64 = u64::MAX;
 
-/// All that counts, in less than a page: the kernel writes it as a whole or not at all, whenever the writer is killed.
-#[derive(Clone, Debug)]
+/// All that counts.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[bytemuck(crate = "hostlock::bytemuck")]
+#[repr(C)]
 struct State {
     /// The next job that nobody has begun.
     next: u64,
@@ -98,101 +101,146 @@ struct State {
     begun: [u64; PLACES],
 }
 
-const STATE_LEN: usize = (4 + PLACES) * 8;
+/// Two of them, and which one counts. The other one is written, then this word: whenever the writer is killed, one of them is whole.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[bytemuck(crate = "hostlock::bytemuck")]
+#[repr(C)]
+struct Journal {
+    current: u64,
+    copies: [State; 2],
+}
 
-/// The files that the workers share. Only whoever holds the lock may look at `state` and `results`.
+/// How many jobs the queue has room for.
+const ROOM: u32 = 256;
+
+/// What the workers share. Only whoever holds the lock of the state may look at `results`.
 struct Shared {
-    state: File,
+    state: Mutex<Journal>,
+    jobs: Queue<u64>,
+    fed: Event,
     results: File,
     /// Of each death that a worker was told of: who died, and when the lock was acquired after it.
     recoveries: File,
 }
 
+/// The state, held.
+struct Held<'a> {
+    guard: MutexDataGuard<'a, Journal>,
+    state: State,
+}
+
 impl Shared {
-    fn open(place: &Path) -> io::Result<Self> {
+    fn open(place: &Path) -> Result<Self> {
         let open = |name| File::options().read(true).append(true).create(true).open(place.join(name));
-        let state = File::options().read(true).write(true).create(true).truncate(false).open(place.join("state"))?;
-        Ok(Self { state, results: open("results")?, recoveries: open("recoveries")? })
+        // In a space of this run's own.
+        let space = Space::builder("workers").root(place).open()?;
+        let state = State { next: 0, finished: 0, committed: 0, token: 0, begun: [NO_JOB; PLACES] };
+        Ok(Self {
+            state: space.mutex_with("state", Journal { current: 0, copies: [state; 2] })?,
+            jobs: space.queue("jobs", ROOM)?,
+            fed: space.event("fed")?,
+            results: open("results")?,
+            recoveries: open("recoveries")?,
+        })
     }
 
-    /// The state, repaired first if the lock's last owner died. What it had appended to `results` does not count, for it did not
-    /// live to write the state that says so.
-    fn state(&self, guard: &MutexGuard) -> Result<State> {
-        let mut bytes = [0; STATE_LEN];
-        self.state.read_exact_at(&mut bytes, 0)?;
-        let mut words = bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
-        let mut word = || words.next().expect("as many words as there are");
-        let (next, finished, committed, token) = (word(), word(), word(), word());
-        let state = State { next, finished, committed, token, begun: std::array::from_fn(|_| word()) };
-        if let Some(dead) = guard.abandoned() {
-            self.results.set_len(state.committed)?;
-            let line = [u64::from(dead.pid.unwrap_or(0)), monotonic(), guard.token()].map(u64::to_ne_bytes);
+    /// The state, repaired first if its last owner died. What it had appended to `results` does not count, for it did not live to write the
+    /// state that says so.
+    fn state(&self) -> Result<Held<'_>> {
+        let mut told = None;
+        let guard = match self.state.lock()? {
+            Acquired::Clean(guard) => guard,
+            Acquired::Abandoned(guard) => {
+                self.results.set_len(guard.copies[guard.current as usize].committed)?;
+                told = Some(guard.abandoned().pid.unwrap_or(0));
+                guard.repaired()
+            }
+        };
+        if let Some(pid) = told {
+            let line = [u64::from(pid), monotonic(), guard.token()].map(u64::to_ne_bytes);
             (&self.recoveries).write_all(&line.concat())?;
         }
-        Ok(state)
+        let state = guard.copies[guard.current as usize];
+        Ok(Held { guard, state })
     }
 
+    /// Notes that `job` is begun in that place, unless somebody did who was killed before the job had left the queue.
+    fn note(&self, place: usize, job: u64) -> Result<bool> {
+        let mut held = self.state()?;
+        if job < held.state.next {
+            return Ok(false);
+        }
+        held.state.next = job + 1;
+        held.state.begun[place] = job;
+        held.commit()?;
+        Ok(true)
+    }
+}
+
+impl Held<'_> {
     /// Makes a change count.
-    fn commit(&self, state: State, guard: &MutexGuard) -> Result<()> {
+    fn commit(mut self) -> Result<()> {
+        let (guard, state) = (&mut self.guard, &mut self.state);
         // Cannot happen with a lock that nobody takes from the living. It is what makes it safe if one could: leases, say.
         if guard.token() < state.token {
             return Err(format!("a later owner was here: {} < {}", guard.token(), state.token).into());
         }
-        let head = [state.next, state.finished, state.committed, guard.token()];
-        let bytes: Vec<u8> = head.iter().chain(&state.begun).flat_map(|word| word.to_ne_bytes()).collect();
-        Ok(self.state.write_all_at(&bytes, 0)?)
+        state.token = guard.token();
+        let other = 1 - guard.current;
+        guard.copies[other as usize] = *state;
+        guard.save()?;
+        guard.current = other;
+        Ok(self.guard.unlock()?)
     }
 }
 
 // ------------------------------------------------------------------------------------------------------------------ a worker
 
 fn work(options: &Options, place: usize) -> Result<()> {
-    let scratch = std::env::current_dir()?;
-    let jobs = fs::read_to_string("jobs")?;
-    let jobs: Vec<&str> = jobs.lines().collect();
+    let paths = fs::read_to_string("paths")?;
+    let paths: Vec<&str> = paths.lines().collect();
     let rest = options.rest.unwrap_or_default();
-    let shared = Shared::open(&scratch)?;
-    let mutex = lock_in(&scratch)?;
-    while let Some(job) = begin_job(&mutex, &shared, place, jobs.len() as u64)? {
-        let line = format!("{job} {} {place}\n", hash(&options.directory.join(jobs[job as usize])));
+    let shared = Shared::open(&std::env::current_dir()?)?;
+    while let Some(job) = begin_job(&shared, place)? {
+        let line = format!("{job} {} {place}\n", hash(&options.directory.join(paths[job as usize])));
         std::thread::sleep(rest);
-        finish_job(&mutex, &shared, place, &line, rest / 10)?;
+        finish_job(&shared, place, &line, rest / 10)?;
     }
     Ok(())
 }
 
-fn begin_job(mutex: &Mutex, shared: &Shared, place: usize, jobs: u64) -> Result<Option<u64>> {
-    let guard = mutex.lock()?;
-    let mut state = shared.state(&guard)?;
-    if state.begun[place] == NO_JOB {
-        if state.next == jobs {
-            return Ok(None);
-        }
-        state.begun[place] = state.next;
-        state.next += 1;
-        shared.commit(state.clone(), &guard)?;
+fn begin_job(shared: &Shared, place: usize) -> Result<Option<u64>> {
+    // Whoever had this place before was killed over that job.
+    let begun = shared.state()?.state.begun[place];
+    if begun != NO_JOB {
+        return Ok(Some(begun));
     }
-    // Otherwise whoever had this place before was killed over that job.
-    Ok(Some(state.begun[place]))
+    loop {
+        // In this order: what is in the queue now is all there will be.
+        let is_fed = shared.fed.is_set()?;
+        match shared.jobs.try_pop_with(|job| shared.note(place, *job).map(|is_ours| is_ours.then_some(*job))) {
+            Ok(noted) => match noted? {
+                Some(job) => return Ok(Some(job)),
+                None => continue,
+            },
+            Err(Error::QueueEmpty { .. }) if is_fed => return Ok(None),
+            Err(Error::QueueEmpty { .. }) => drop(shared.fed.wait_for(Duration::from_millis(1))),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
-fn finish_job(mutex: &Mutex, shared: &Shared, place: usize, line: &str, rest: Duration) -> Result<()> {
-    let guard = mutex.lock()?;
-    let mut state = shared.state(&guard)?;
+fn finish_job(shared: &Shared, place: usize, line: &str, rest: Duration) -> Result<()> {
+    let mut held = shared.state()?;
     // In two halves, as a larger record would be, with time to be killed in between.
     let (one, two) = line.split_at(line.len() / 2);
     (&shared.results).write_all(one.as_bytes())?;
     std::thread::sleep(rest);
     (&shared.results).write_all(two.as_bytes())?;
-    state.committed += line.len() as u64;
-    state.finished += 1;
-    state.begun[place] = NO_JOB;
-    shared.commit(state, &guard)
-}
-
-/// The lock, by its name, in a space of this run's own.
-fn lock_in(scratch: &Path) -> hostlock::Result<Mutex> {
-    Space::builder("workers").root(scratch).open()?.mutex("results")
+    held.state.committed += line.len() as u64;
+    held.state.finished += 1;
+    held.state.begun[place] = NO_JOB;
+    held.commit()
 }
 
 /// The digest of a file; of one that cannot be read, that.
@@ -235,27 +283,22 @@ fn supervise(options: &Options) -> Result<bool> {
     }
     jobs.sort();
     let scratch = tempfile::Builder::new().prefix("hostlock-workers-").tempdir_in(memory())?;
-    fs::write(scratch.path().join("jobs"), jobs.join("\n"))?;
+    fs::write(scratch.path().join("paths"), jobs.join("\n"))?;
     let rest = options.rest.unwrap_or_else(|| {
         let all = Duration::from_secs(2) * options.workers.into();
         (all / (jobs.len() as u32).max(1)).min(Duration::from_millis(50))
     });
 
-    // The first owner of the lock is the parent, which puts the state there.
+    // The first who names them makes them.
     let shared = Shared::open(scratch.path())?;
-    let mutex = lock_in(scratch.path())?;
-    let guard = mutex.lock()?;
-    let first_token = guard.token();
-    shared.commit(State { next: 0, finished: 0, committed: 0, token: 0, begun: [NO_JOB; PLACES] }, &guard)?;
-    drop(guard);
+    let first_token = shared.state()?.guard.token();
 
     let seed = options.seed.unwrap_or_else(monotonic);
     let begin = Instant::now();
-    let tally = run_workers(options, rest, scratch.path(), jobs.len() as u64, &mutex, Random(seed))?;
+    let tally = run_workers(options, rest, scratch.path(), jobs.len() as u64, &shared, Random(seed))?;
     let elapsed = begin.elapsed();
 
-    let guard = mutex.lock()?;
-    let state = shared.state(&guard)?;
+    let Held { guard, state } = shared.state()?;
     let last_token = guard.token();
     drop(guard);
     let results = fs::read_to_string(scratch.path().join("results"))?;
@@ -293,7 +336,7 @@ fn run_workers(
     rest: Duration,
     scratch: &Path,
     jobs: u64,
-    mutex: &Mutex,
+    shared: &Shared,
     mut random: Random,
 ) -> Result<Tally> {
     let bar = ProgressBar::new(jobs).with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} files, {msg}")?);
@@ -310,27 +353,31 @@ fn run_workers(
         crew.0.push(Some(start(options, rest, scratch, place)?));
         tally.started += 1;
     }
-    let (mut pause, mut finished_then) = (options.kill_every, 0);
+    let (mut pause, mut begun_then, mut fed) = (options.kill_every, 0, 0);
     let mut next_kill = Instant::now() + pause;
     while crew.0.iter().any(Option::is_some) {
         std::thread::sleep(Duration::from_millis(1));
         if interrupted.read_signal()?.is_some() {
             return Err("interrupted".into());
         }
+        while fed < jobs && shared.jobs.try_push(fed).is_ok() {
+            fed += 1;
+        }
+        if fed == jobs && !shared.fed.is_set()? {
+            shared.fed.set()?;
+        }
         // Without the lock: what is shown may be out of date, and decides nothing.
-        let mut finished = [0; 8];
-        File::open(scratch.join("state"))?.read_exact_at(&mut finished, 8)?;
-        let finished = u64::from_ne_bytes(finished);
-        bar.set_position(finished);
+        let begun = fed - u64::from(shared.jobs.len()?).min(fed);
+        bar.set_position(begun);
         bar.set_message(format!("{} killed", tally.killed));
 
         if !options.kill_every.is_zero() && Instant::now() >= next_kill {
             // Files that take longer than a worker lives would never be finished: more patience, until one is.
-            pause = if finished == finished_then { pause * 2 } else { options.kill_every };
-            finished_then = finished;
+            pause = if begun == begun_then { pause * 2 } else { options.kill_every };
+            begun_then = begun;
             next_kill = Instant::now() + pause.mul_f64(0.5 + random.next_below(1000) as f64 / 1000.0);
             let any = random.next_below(crew.0.len() as u64) as usize;
-            let holder = mutex.holder()?.filter(|_| random.next_below(2) == 0);
+            let holder = shared.state.holder()?.filter(|_| random.next_below(2) == 0);
             let holds = |worker: &Option<Child>| match (&holder, worker) {
                 (Some(holder), Some(worker)) => worker.id() == holder.pid,
                 _ => false,

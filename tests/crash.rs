@@ -13,6 +13,7 @@
 #[path = "crash/control.rs"]
 mod control;
 mod support;
+#[allow(dead_code)]
 #[path = "crash/sweep.rs"]
 mod sweep;
 #[path = "crash/trace.rs"]

@@ -81,7 +81,7 @@ impl<T: Plain> Queue<T> {
     /// Puts an item in at the end, if there is room.
     ///
     /// # Errors
-    /// [`Error::QueueFull`]; otherwise as [`push`](Self::push).
+    /// [`Error::QueueFull`]; [`Error::WouldBlock`] if somebody uses the queue and does not go on for 10 ms; otherwise as [`push`](Self::push).
     pub fn try_push(&self, item: T) -> Result<()> {
         self.0.push(&item, fork::thread(), now()).map_err(|error| match error {
             Error::TimedOut { name, .. } => Error::QueueFull { name, capacity: self.capacity() },

@@ -42,7 +42,7 @@ use crate::{Abandoned, Error, Holder, Result};
 /// line for each process that ever read (8 at least). No system call, no clock, no allocation. The first read of a process takes a little longer.
 ///
 /// ```
-/// # let root = tempfile::tempdir()?;
+/// # let root = tempfile::tempdir().unwrap();
 /// # let space = hostlock::Space::builder("docs").root(root.path()).open()?;
 /// let config = space.rwlock("config")?;
 /// {
@@ -54,7 +54,7 @@ use crate::{Abandoned, Error, Holder, Result};
 /// println!("writing, token {}", writing.token());
 /// let reading = writing.downgrade()?; // nobody else wrote in between
 /// # let _ = reading;
-/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # Ok::<_, hostlock::Error>(())
 /// ```
 ///
 /// # Data
@@ -492,6 +492,7 @@ impl<'a> RwLockReadGuard<'a> {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "an owned guard is a handle, and comes back as it was")]
 impl OwnedRwLockReadGuard {
     /// As [`RwLockReadGuard::upgrade`].
     pub fn upgrade(self) -> std::result::Result<OwnedRwLockWriteGuard, Refused<Self>> {
@@ -536,6 +537,7 @@ impl<'a> RwLockWriteGuard<'a> {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "an owned guard is a handle, and comes back as it was")]
 impl OwnedRwLockWriteGuard {
     /// As [`RwLockWriteGuard::downgrade`].
     pub fn downgrade(mut self) -> std::result::Result<OwnedRwLockReadGuard, Refused<Self>> {

@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -17,6 +18,9 @@ use super::wait::wake_all;
 use crate::os::clock::Deadline;
 use crate::segment::format::{Entry, Kind, LINE_WORDS};
 use crate::{Error, Result};
+
+/// How long to wait for somebody who uses the queue, which takes microseconds: longer only if it is stopped there.
+const IN_USE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct SharedQueue<T> {
@@ -122,7 +126,11 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
     ) -> Result<R> {
         let mut act = Some(act);
         loop {
-            let waited = self.lock.acquire(thread, deadline, None)?;
+            // Whoever only tries, too: that the queue is in use for a moment does not make it full or empty.
+            let waited = self.lock.acquire(thread, deadline.or_after(IN_USE), None).map_err(|error| match error {
+                Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
+                error => error,
+            })?;
             // Also if `act` panics.
             let held = Release(&self.lock, waited.acquisition);
             let entry = self.lock.entry(waited.acquisition.entry);

@@ -33,6 +33,14 @@ pub(crate) enum Deadline {
 }
 
 impl Deadline {
+    /// This one, or so long from now if that is later.
+    pub(crate) fn or_after(self, span: Duration) -> Self {
+        match (self, Self::after(span)) {
+            (Self::At(this), Self::At(other)) => Self::At(this.max(other)),
+            _ => Self::Never,
+        }
+    }
+
     /// `span` from now. One too long for the clock (584 years) never comes.
     pub(crate) fn after(span: Duration) -> Self {
         match Monotonic::now().saturating_add(span) {

@@ -129,7 +129,8 @@ impl Segment {
         let (generation, held) = self.wipe(index, held);
         // Not the epoch of any word that was there before: whoever is late does not find what it expects.
         let free = held.release().0;
-        if !self.settle(index, wanted, free) && !(self.make_room(me) && self.settle(index, wanted, free)) {
+        let settled = self.settle(index, wanted, free) || self.make_room(me) && self.settle(index, wanted, free);
+        if !settled {
             let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
             return Err(self.no_extents(name, wanted));
         }
