@@ -16,6 +16,7 @@
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
 //! * [`seeded`]: bugs put in on purpose, each of which must be caught by one of these.
 //! * [`semaphore`]: permits behind a gate; [`semaphore_seeded`]: its bugs.
+//! * [`rwlock`]: readers and writers, in the [`rwlock_world`]; [`rwlock_seeded`]: their bugs.
 //!
 //! Models run in two modes (see [`crate::sync`]): RMW for interleavings, plain for orderings. The bound on preemptions is 3, because
 //! lost wake-ups with a third party need that many; in the plain mode, where stale loads multiply, it is 2 for those of three
@@ -34,6 +35,9 @@ mod machine;
 mod meet;
 mod mutex;
 mod recovery;
+mod rwlock;
+mod rwlock_seeded;
+mod rwlock_world;
 mod seeded;
 mod semaphore;
 mod semaphore_seeded;
