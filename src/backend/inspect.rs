@@ -64,7 +64,7 @@ pub(super) fn holders_of_rwlock(segment: &Segment, me: &Identity, own: u16, entr
     if !word.is_free() && entry.state.load(Relaxed) == word.epoch() {
         return Ok(holder_of(segment, me, own, &entry.lock, Some(&entry.since)).into_iter().collect());
     }
-    let mut holders: Vec<Holder> = Vec::new();
+    let mut holders: Vec<(Slot, Holder)> = Vec::new();
     for cell in segment.cells_of(entry) {
         let cell = cell?;
         let seen = cell.look();
@@ -74,21 +74,18 @@ pub(super) fn holders_of_rwlock(segment: &Segment, me: &Identity, own: u16, entr
         if !seen.is_with(Cell::of(slot, them.incarnation)) || is_dead() {
             continue;
         }
-        match holders
-            .iter_mut()
-            .find(|holder| holder.pid == them.identity.pid && holder.elsewhere == is_elsewhere(&them, me))
-        {
+        match holders.iter_mut().find(|(of, _)| *of == slot) {
             // A process may have several cells.
-            Some(holder) => holder.readers += u32::from(readers),
+            Some((_, holder)) => holder.readers += u32::from(readers),
             None => {
                 let held = stamp::read_plain(cell.since.load(Relaxed));
                 let written = OwnerWord::free_at(entry.state.load(Relaxed) & OwnerWord::MAX_EPOCH);
                 let holder = holder(segment, me, slot, &them, written, held);
-                holders.push(Holder { readers: readers.into(), ..holder });
+                holders.push((slot, Holder { readers: readers.into(), ..holder }));
             }
         }
     }
-    Ok(holders)
+    Ok(holders.into_iter().map(|(_, holder)| holder).collect())
 }
 
 /// Who holds permits, one for each, in the order of their tokens. As [`holder_of`].

@@ -70,6 +70,14 @@ impl core::borrow::Borrow<SharedLock> for &SharedRwLock {
     }
 }
 
+/// Whoever reads next by the cell did not begin then.
+#[cold]
+fn forget_since(cell: &ReaderCell) {
+    if cell.look().is_idle() {
+        cell.since.store(0, Relaxed);
+    }
+}
+
 #[inline(always)]
 fn words(entry: &Entry) -> ReadWrite<'_> {
     ReadWrite { gate: &entry.lock, bell: &entry.bell, written: &entry.state }
@@ -322,10 +330,20 @@ impl SharedRwLock {
         let own = self.cells.get(reading.cell as usize).filter(|_| self.is_reading(reading));
         let Some(own) = own else { return Err(self.lost_reading(reading)) };
         let name = &self.lock.spec.name;
+        let space = &self.lock.space;
         // Whoever has the word may wait for us: two who did that would wait for each other.
-        let word = entry.lock.try_acquire_as(slot, thread, entry.lock.look(), SeqCst).map_err(|_| {
-            let holder = self.lock.space.holder_of(&entry.lock, Some(&entry.since)).map(Box::new);
-            Error::WouldBlock { name: name.clone(), holder }
+        let take = || entry.lock.try_acquire_as(slot, thread, entry.lock.look(), SeqCst);
+        let taken = take().or_else(|seen| match seen.owner() {
+            // Unless it died: nobody who comes for the word need be on the way.
+            Owner::Held(other) if other != slot && space.recover_dead(Some(other)).is_ok_and(|dead| dead > 0) => take(),
+            _ => Err(seen),
+        });
+        let word = taken.map_err(|seen| match seen.owner() {
+            Owner::Nobody => Error::TokensExhausted { name: name.clone(), path: space.segment.space().into() },
+            _ => {
+                let holder = space.holder_of(&entry.lock, Some(&entry.since)).map(Box::new);
+                Error::WouldBlock { name: name.clone(), holder }
+            }
         })?;
         let gate = Acquisition { word, entry: reading.entry };
         match self.drain(gate, thread, deadline, started, Some(own)) {
@@ -348,7 +366,11 @@ impl SharedRwLock {
     #[inline(always)]
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
         let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
-        words(self.lock.entry(reading.entry)).leave(cell, me, wake_all)
+        let left = words(self.lock.entry(reading.entry)).leave(cell, me, wake_all);
+        if cell.since.load(Relaxed) != 0 {
+            forget_since(cell);
+        }
+        left
     }
 
     pub(crate) fn is_reading(&self, reading: Reading) -> bool {

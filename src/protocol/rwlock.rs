@@ -303,7 +303,7 @@ fn look_at<H: Host>(
         }
         let Some(readers) = seen.readers() else { return Reading::Damaged(seen) };
         let Owner::Held(slot) = seen.owner() else { return Reading::Damaged(seen) };
-        if slot == me {
+        if slot == me && is_current(seen) {
             let is_own = own.is_some_and(|own| core::ptr::eq(own, cell));
             return if is_own && readers == 1 { Reading::Nobody } else { Reading::Somebody };
         }

@@ -37,8 +37,15 @@ impl Entry {
     /// Of a lock whose word is marked as abandoned: the epoch of the acquisition that death ended.
     pub(crate) fn died_as(&self, word: OwnerWord) -> u64 {
         match Kind::from_number(Meta(self.meta.load(Relaxed)).kind()) {
-            // Others may have had the word since, who did not write.
-            Some(Kind::RwLock | Kind::RwLockData) => self.state.load(Relaxed) & OwnerWord::MAX_EPOCH,
+            Some(Kind::RwLock | Kind::RwLockData) => match self.state.load(Relaxed) & OwnerWord::MAX_EPOCH {
+                // Who was told is inside, and only the note says of what.
+                inside if inside == word.epoch() && !word.is_free() => {
+                    let since = (inside as u32).wrapping_sub(self.dead.load(Relaxed) as u32);
+                    inside.saturating_sub(since.into())
+                }
+                // Others may have had the word since, who did not write.
+                written => written,
+            },
             _ if word.is_free() => word.epoch(),
             _ => word.epoch().saturating_sub(1),
         }

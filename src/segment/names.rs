@@ -141,8 +141,9 @@ impl Segment {
         entry.dead.store(0, Relaxed);
         entry.recovered.store(0, Relaxed);
         entry.lock.contended.store(0, Relaxed);
-        // A reader's token is that of the last write, which before the first one is larger than all of names that were here.
-        let state = if matches!(wanted.kind, Kind::RwLock | Kind::RwLockData) { held.epoch() } else { 0 };
+        // A reader's token is that of the last write, which before the first one is as large as any that the name had elsewhere. Not our own:
+        // if we die here, nobody wrote.
+        let state = if matches!(wanted.kind, Kind::RwLock | Kind::RwLockData) { held.epoch() - 1 } else { 0 };
         entry.state.store(state, Relaxed);
         entry.swept.store(held.epoch(), Relaxed);
         // Release: the name. Pairs with the Acquire in `matching`.
