@@ -3,6 +3,8 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::data::NoData;
@@ -135,7 +137,7 @@ impl<T> RwLock<T> {
     #[inline(always)]
     pub(super) fn acquire_read(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockReadGuard<'_>> {
         let read = match self.0.read_fast() {
-            Some(reading) => Read { lock: &self.0, reading, told: None },
+            Some(reading) => Read { lock: &self.0, reading, told: None, stamped: AtomicBool::new(false) },
             None => Read::waited(&self.0, self.0.read(fork::thread(), deadline())?),
         };
         Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
@@ -144,7 +146,7 @@ impl<T> RwLock<T> {
     pub(super) fn acquire_read_owned(&self, deadline: Deadline) -> Result<OwnedRwLockReadGuard> {
         let lock = self.0.clone();
         let read = match lock.read_fast() {
-            Some(reading) => Read { lock, reading, told: None },
+            Some(reading) => Read { lock, reading, told: None, stamped: AtomicBool::new(false) },
             None => {
                 let waited = lock.read(0, deadline)?;
                 Read::waited(lock, waited)
@@ -310,11 +312,13 @@ pub(super) struct Read<L: Borrow<SharedRwLock>> {
     pub(super) lock: L,
     pub(super) reading: Reading,
     pub(super) told: Option<Box<Abandoned>>,
+    /// The time was noted, and is to be forgotten.
+    stamped: AtomicBool,
 }
 
 impl<L: Borrow<SharedRwLock>> Read<L> {
     fn waited(lock: L, (reading, told): (Reading, Option<Box<Abandoned>>)) -> Self {
-        Self { lock, reading, told }
+        Self { lock, reading, told, stamped: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> &SharedRwLock {
@@ -322,6 +326,9 @@ impl<L: Borrow<SharedRwLock>> Read<L> {
     }
 
     pub(super) fn unlock(mut self) -> Result<()> {
+        if *self.stamped.get_mut() {
+            self.lock().unstamp_read(self.reading);
+        }
         let reading = std::mem::replace(&mut self.reading, Reading::ENDED);
         let lock = self.lock();
         let token = lock.token_of(reading);
@@ -347,6 +354,9 @@ impl<L: Borrow<SharedRwLock>> Read<L> {
 impl<L: Borrow<SharedRwLock>> Drop for Read<L> {
     #[inline(always)]
     fn drop(&mut self) {
+        if *self.stamped.get_mut() {
+            self.lock.borrow().unstamp_read(self.reading);
+        }
         self.lock.borrow().release_read(self.reading);
     }
 }
@@ -419,6 +429,7 @@ macro_rules! read_guard {
             /// Notes the time, so that [`Holder::held`](crate::Holder::held) is known from now on.
             pub fn stamp(&self) {
                 self.read.lock().stamp_read(self.read.reading);
+                self.read.stamped.store(true, Relaxed);
             }
         }
 
@@ -529,7 +540,7 @@ impl<'a> RwLockWriteGuard<'a> {
         match self.hold.lock.downgrade(self.hold.acquisition) {
             Ok(reading) => {
                 self.hold.end_elsewhere();
-                let read = Read { lock: self.hold.lock, reading, told: None };
+                let read = Read { lock: self.hold.lock, reading, told: None, stamped: AtomicBool::new(false) };
                 Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
             }
             Err(error) => Err(Refused { guard: self, error }),
@@ -544,7 +555,9 @@ impl OwnedRwLockWriteGuard {
         match self.hold.lock.downgrade(self.hold.acquisition) {
             Ok(reading) => {
                 self.hold.end_elsewhere();
-                Ok(OwnedRwLockReadGuard { read: Read { lock: self.hold.lock.clone(), reading, told: None } })
+                Ok(OwnedRwLockReadGuard {
+                    read: Read { lock: self.hold.lock.clone(), reading, told: None, stamped: AtomicBool::new(false) },
+                })
             }
             Err(error) => Err(Refused { guard: self, error }),
         }

@@ -70,14 +70,6 @@ impl core::borrow::Borrow<SharedLock> for &SharedRwLock {
     }
 }
 
-/// Whoever reads next by the cell did not begin then.
-#[cold]
-fn forget_since(cell: &ReaderCell) {
-    if cell.look().is_idle() {
-        cell.since.store(0, Relaxed);
-    }
-}
-
 #[inline(always)]
 fn words(entry: &Entry) -> ReadWrite<'_> {
     ReadWrite { gate: &entry.lock, bell: &entry.bell, written: &entry.state }
@@ -123,7 +115,7 @@ impl SharedRwLock {
                 Some(Reading { cell: number, entry: place.entry })
             }
             Ok(Door::Open(_)) => {
-                words(entry).leave(cell, me, wake_all);
+                words(entry).leave_again(cell, me, wake_all);
                 None
             }
             Ok(Door::Held(_)) | Err(_) => None,
@@ -366,11 +358,7 @@ impl SharedRwLock {
     #[inline(always)]
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
         let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
-        let left = words(self.lock.entry(reading.entry)).leave(cell, me, wake_all);
-        if cell.since.load(Relaxed) != 0 {
-            forget_since(cell);
-        }
-        left
+        words(self.lock.entry(reading.entry)).leave(cell, me, wake_all)
     }
 
     pub(crate) fn is_reading(&self, reading: Reading) -> bool {
@@ -383,6 +371,14 @@ impl SharedRwLock {
     pub(crate) fn token_of(&self, reading: Reading) -> u64 {
         let written = self.lock.entry(reading.entry).state.load(Relaxed) & OwnerWord::MAX_EPOCH;
         self.lock.space.segment.header.token_base + written
+    }
+
+    /// Takes that back, when whoever noted it ends.
+    #[cold]
+    pub(crate) fn unstamp_read(&self, reading: Reading) {
+        if self.is_reading(reading) {
+            self.cells[reading.cell as usize].since.store(0, Relaxed);
+        }
     }
 
     /// Notes the time as that at which this process began to read.

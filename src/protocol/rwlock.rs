@@ -99,13 +99,11 @@ impl Cell {
     }
 
     /// One reader more; `None` if no more can be counted.
-    #[inline(always)]
     pub(crate) fn enter(self) -> Option<Self> {
         (self.0 as u16 != u16::MAX).then_some(Self(self.0 + Self::ONE))
     }
 
     /// One reader less. Only for a cell in which there is one.
-    #[inline(always)]
     pub(crate) fn leave(self) -> Self {
         debug_assert!(self.0 as u16 != 0);
         Self(self.0 - Self::ONE)
@@ -131,16 +129,48 @@ impl ReaderCell {
     ///
     /// It starts from a guess, that nobody reads by it: to look first would take as long again as a failure.
     #[inline(always)]
-    pub(crate) fn count(&self, me: Cell) -> Result<Cell, NotCounted> {
-        let mut seen = me;
+    pub(crate) fn count(&self, me: Cell) -> Result<(), NotCounted> {
+        // SeqCst: the reader's half of invariant 1.
+        match self.word.compare_exchange(me.0, me.0 + Cell::ONE, SeqCst, Relaxed) {
+            Ok(_) => Ok(()),
+            Err(now) => self.count_from(Cell(now), me),
+        }
+    }
+
+    #[cold]
+    fn count_from(&self, mut seen: Cell, me: Cell) -> Result<(), NotCounted> {
         loop {
             if !seen.is_with(me) {
                 return Err(NotCounted::NotMine);
             }
             let Some(counted) = seen.enter() else { return Err(NotCounted::Full) };
-            // SeqCst: the reader's half of invariant 1.
+            // SeqCst: as above.
             match self.word.compare_exchange(seen.0, counted.0, SeqCst, Relaxed) {
-                Ok(_) => return Ok(counted),
+                Ok(_) => return Ok(()),
+                Err(now) => seen = Cell(now),
+            }
+        }
+    }
+
+    /// One reader less, if there is one and the cell is `me`'s; what is left then.
+    #[inline(always)]
+    fn uncount(&self, me: Cell) -> Option<Cell> {
+        // A guess, too: that it is the only one. SeqCst: invariant 6, and what was read before.
+        match self.word.compare_exchange(me.0 + Cell::ONE, me.0, SeqCst, Relaxed) {
+            Ok(_) => Some(me),
+            Err(now) => self.uncount_from(Cell(now), me),
+        }
+    }
+
+    #[cold]
+    fn uncount_from(&self, mut seen: Cell, me: Cell) -> Option<Cell> {
+        loop {
+            if !seen.is_with(me) || seen.0 as u16 == 0 {
+                return None;
+            }
+            // SeqCst: as above.
+            match self.word.compare_exchange(seen.0, seen.leave().0, SeqCst, Relaxed) {
+                Ok(_) => return Some(seen.leave()),
                 Err(now) => seen = Cell(now),
             }
         }
@@ -217,32 +247,25 @@ impl ReadWrite<'_> {
         if word.is_free() {
             return Ok(Door::Open(word));
         }
-        self.leave(cell, me, wake);
+        self.leave_again(cell, me, wake);
         Ok(Door::Held(word))
     }
 
     /// Takes one of `me`'s readers off; `false` if there is none.
     #[inline(always)]
     pub(crate) fn leave(self, cell: &ReaderCell, me: Cell, wake: impl FnOnce(&AtomicU32)) -> bool {
-        // A guess, too: that it is the only one.
-        let mut seen = Cell(me.0 + Cell::ONE);
-        loop {
-            if !seen.is_with(me) || seen.0 as u16 == 0 {
-                return false;
-            }
-            let left = seen.leave();
-            // SeqCst: invariant 6, and what was read before.
-            match cell.word.compare_exchange(seen.0, left.0, SeqCst, Relaxed) {
-                Ok(_) => {
-                    // One that is left may be the one that wants to write.
-                    if left.0 as u16 <= 1 {
-                        self.bell.ring(wake);
-                    }
-                    return true;
-                }
-                Err(now) => seen = Cell(now),
-            }
+        let Some(left) = cell.uncount(me) else { return false };
+        // One that is left may be the one that wants to write.
+        if left.0 as u16 <= 1 {
+            self.bell.ring(wake);
         }
+        true
+    }
+
+    /// The same, where somebody was in the way.
+    #[cold]
+    pub(crate) fn leave_again(self, cell: &ReaderCell, me: Cell, wake: impl FnOnce(&AtomicU32)) -> bool {
+        self.leave(cell, me, wake)
     }
 
     /// Waits until nobody reads by any of `cells`, and goes in as the writer of `mine`, which the caller has the word with. `own`: a cell of
