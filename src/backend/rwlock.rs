@@ -188,6 +188,10 @@ impl SharedRwLock {
                 None => idle,
             };
             let Some((number, seen)) = chosen else {
+                // The rest may be kept by the dead.
+                if space.recover_dead(None)? > 0 {
+                    continue;
+                }
                 return Err(segment.no_extents(&self.lock.spec.name, &Wanted::of(self.lock.spec.kind)));
             };
             if self.cells[number as usize].claim(seen, me) {
