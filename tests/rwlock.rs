@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use hostlock::{Error, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Space};
+use hostlock::{Error, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, RwLockReadGuard, Space};
 use nix::sys::signal::Signal;
 use support::{Actor, act, hear, root, say, space, start, wait_until};
 
@@ -89,34 +89,40 @@ fn token(said: &str) -> u64 {
     said.parse().unwrap_or_else(|_| panic!("not a token alone: {said}"))
 }
 
-/// Writers write their token twice; readers find it twice, and as their own token.
+/// Writers write their token twice, and some go on as readers; readers find it twice, and as their own token.
 fn worker(arguments: &[String]) {
     let [path, turns] = arguments else { panic!("{arguments:?}") };
     let lock = space(path).rwlock("a").unwrap();
     let file = std::fs::File::options().read(true).write(true).open(Path::new(path).join("data")).unwrap();
     let turns: u32 = turns.parse().unwrap();
+    let look = |guard: RwLockReadGuard<'_>, written: Option<u64>| {
+        let mut words = [[0; 8]; 2];
+        for (at, word) in [8, 0].into_iter().zip(&mut words) {
+            file.read_exact_at(word, at).unwrap();
+        }
+        let (found, token) = (words.map(u64::from_ne_bytes), guard.token());
+        if (found != [0, 0] && found != [token; 2]) || written.is_some_and(|written| written != token) {
+            say(format!("{found:?} with token {token}, {written:?} before"));
+        }
+        guard.unlock().unwrap();
+    };
     std::thread::scope(|scope| {
         for thread in 0..2 {
-            let (lock, file) = (&lock, &file);
+            let (lock, file, look) = (&lock, &file, &look);
             scope.spawn(move || {
                 for turn in 0..turns {
                     if (turn + thread) % 4 == 0 {
                         let guard = lock.write().unwrap();
+                        let token = guard.token();
                         for at in [0, 8] {
-                            file.write_all_at(&guard.token().to_ne_bytes(), at).unwrap();
+                            file.write_all_at(&token.to_ne_bytes(), at).unwrap();
                         }
-                        guard.unlock().unwrap();
+                        match turn % 3 {
+                            0 => look(guard.downgrade().unwrap(), Some(token)),
+                            _ => guard.unlock().unwrap(),
+                        }
                     } else {
-                        let guard = lock.read().unwrap();
-                        let mut words = [[0; 8]; 2];
-                        for (at, word) in [8, 0].into_iter().zip(&mut words) {
-                            file.read_exact_at(word, at).unwrap();
-                        }
-                        let found = words.map(u64::from_ne_bytes);
-                        if found != [0, 0] && found != [guard.token(); 2] {
-                            say(format!("{found:?} with token {}", guard.token()));
-                        }
-                        guard.unlock().unwrap();
+                        look(lock.read().unwrap(), None);
                     }
                 }
             });
@@ -507,7 +513,7 @@ fn in_child(part: impl FnOnce()) {
 /// Forks as a reader, then as a writer; the child has no part in either.
 fn forker(arguments: &[String]) {
     let lock = space(&arguments[0]).rwlock("a").unwrap();
-    let (one, two) = (lock.read().unwrap(), lock.read_owned().unwrap());
+    let (one, two, three) = (lock.read().unwrap(), lock.read_owned().unwrap(), lock.read().unwrap());
     let shared = &lock;
     in_child(move || {
         assert!(!one.is_held() && !two.is_held());
@@ -518,10 +524,13 @@ fn forker(arguments: &[String]) {
         assert!(own.is_held() && shared.try_write().is_err());
         assert_eq!(shared.holders().unwrap().len(), 2);
         own.unlock().unwrap();
+        // Also once it takes part by itself.
+        assert!(!three.is_held());
+        assert!(matches!(three.unlock().unwrap_err(), Error::Lost { .. }));
         assert_eq!(shared.holders().unwrap().len(), 1);
     });
     // The guards are in the child that is gone; here they never were dropped.
-    assert_eq!(lock.holders().unwrap()[0].readers, 2, "the child took off what is ours");
+    assert_eq!(lock.holders().unwrap()[0].readers, 3, "the child took off what is ours");
     assert!(matches!(lock.try_write_for(Duration::from_millis(20)).unwrap_err(), Error::TimedOut { .. }));
     say("kept");
     let other = space(&arguments[0]).rwlock("b").unwrap();
@@ -577,7 +586,7 @@ fn where_cells_cannot_grow_idle_ones_are_taken_over() {
             assert_eq!(ask(party, "release"), "released");
         }
     }
-    all[..8].iter_mut().for_each(|party| drop(token(&ask(party, "read"))));
+    all[..8].iter_mut().for_each(|party| assert!(token(&ask(party, "read")) > 0));
     let error = lock.read().unwrap_err();
     assert!(matches!(error, Error::NoExtents { .. }), "{error}");
     assert!(ask(&mut all[8], "try").contains("no room"), "the same for others, and nothing hangs");
