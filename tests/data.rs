@@ -343,7 +343,8 @@ fn killed_pushers_and_poppers_lose_and_double_nothing_but_what_they_had_in_hand(
     for round in 0..40u64 {
         let mut pusher = start("pusher", &[path(&root), &round.to_string()]);
         let mut popper = start("popper", &[path(&root)]);
-        (pusher.expect("here"), popper.expect("here"));
+        pusher.expect("here");
+        popper.expect("here");
         take(Duration::from_micros(500 + (round * 7919) % 4000));
         popper.kill();
         take(Duration::from_millis(1));
