@@ -55,7 +55,7 @@ pub struct LockReport {
     /// All who hold a part of it: of a semaphore one for each permit, by token; of a read-write lock its writer, or one for each process that
     /// reads; of others the one holder.
     pub holders: Vec<Holder>,
-    /// Of a semaphore: how many of its permits somebody alive holds.
+    /// Of a semaphore how many of its permits somebody alive holds; of a barrier its members; of a latch those who announced to count.
     pub permits: Option<Permits>,
     /// Who died holding it, for as long as the mark stands: the next owner will be told, or the present one was and has not released
     /// it yet.

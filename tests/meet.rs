@@ -287,6 +287,7 @@ fn a_latch_opens_when_all_was_counted_and_stays_open() {
     latch.count_down().unwrap();
     assert!(matches!(latch.count_down(), Err(Error::NoSeat { count: 2, .. })), "the other one is announced");
     assert_eq!(latch.remaining().unwrap(), 1);
+    assert_eq!(latch.holders().unwrap()[0].pid, party.process.id());
     assert!(matches!(latch.wait_for(SHORT), Err(Error::TimedOut { .. })));
     party.tell("count");
     latch.wait_for(BOUND).unwrap();
@@ -331,6 +332,8 @@ fn a_phase_is_passed_by_all_or_broken_for_all() {
     let barrier = space.barrier("barrier", 3).unwrap();
     let mut members: Vec<_> = (0..3).map(|_| start("member", &[path(&root)])).collect();
     members.iter().for_each(|member| member.expect("joined"));
+    let pids: Vec<u32> = barrier.holders().unwrap().iter().map(|holder| holder.pid).collect();
+    assert!(pids.len() == 3 && members.iter().all(|member| pids.contains(&member.process.id())), "{pids:?}");
     assert!(matches!(barrier.join(), Err(Error::NoSeat { count: 3, .. })));
     for phase in 0..3 {
         members.iter_mut().for_each(|member| member.tell("arrive"));

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hostlock::Error;
-use nix::time::{ClockId, clock_gettime};
+use support::chance::{Random, now, work};
 use support::{Actor, act, root, space, start};
 
 const WORKERS: usize = 8;
@@ -28,11 +28,6 @@ const BOUND: Duration = Duration::from_secs(20);
 #[test]
 fn role() {
     act(&[("worker", worker)]);
-}
-
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 /// One acquisition in a worker's log: token, time acquired, time about to be released (0: it never was), the token it was told
@@ -58,14 +53,14 @@ fn worker(arguments: &[String]) {
     let mut index = 0;
     while (index + 1) * RECORD <= LOG {
         // Now and then another way in: with a deadline, or while holding another lock.
-        let outer = random.next().is_multiple_of(64).then(|| other.lock().unwrap());
-        let guard = match random.next() % 8 {
+        let outer = random.draw().is_multiple_of(64).then(|| other.lock().unwrap());
+        let guard = match random.draw() % 8 {
             0 => match mutex.try_lock() {
                 Ok(guard) => guard,
                 Err(Error::WouldBlock { .. }) => continue,
                 Err(error) => panic!("{error}"),
             },
-            1 => match mutex.try_lock_for(Duration::from_micros(random.next() % 200)) {
+            1 => match mutex.try_lock_for(Duration::from_micros(random.draw() % 200)) {
                 Ok(guard) => guard,
                 Err(Error::TimedOut { .. }) => continue,
                 Err(error) => panic!("{error}"),
@@ -86,34 +81,13 @@ fn worker(arguments: &[String]) {
         assert!(before < guard.token(), "the one before me had a larger token");
         assert!(guard.is_held());
         // Work inside, mostly short, sometimes long enough that many sleep; and a good part of the kills hit here.
-        work(random.next() % if random.next().is_multiple_of(32) { 200_000 } else { 2_000 });
+        work(random.draw() % if random.draw().is_multiple_of(32) { 200_000 } else { 2_000 });
         record(2, now());
         drop(guard);
         record(4, 1);
         drop(outer);
-        work(random.next() % 5_000);
+        work(random.draw() % 5_000);
         index += 1;
-    }
-}
-
-/// Does something for so many nanoseconds.
-fn work(nanos: u64) {
-    let end = now() + nanos;
-    while now() < end {
-        std::hint::spin_loop();
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
     }
 }
 
@@ -179,7 +153,7 @@ fn a_million_acquisitions_with_200_kills_are_in_order() {
     let mut started = 0;
     let mut begin = || -> (Actor, PathBuf, usize) {
         let log = path.join(format!("log-{started}"));
-        let seed = random.next();
+        let seed = random.draw();
         let actor = start("worker", &[path.to_str().unwrap(), log.to_str().unwrap(), &seed.to_string()]);
         started += 1;
         (actor, log, started - 1)
@@ -195,8 +169,8 @@ fn a_million_acquisitions_with_200_kills_are_in_order() {
     };
     while !enough(kills, total + history.len()) {
         assert!(long.is_some() || watch.elapsed() < Duration::from_secs(300), "{kills} kills, {total} acquisitions");
-        std::thread::sleep(Duration::from_micros(clock.next() % 60_000));
-        let victim = clock.next() as usize % WORKERS;
+        std::thread::sleep(Duration::from_micros(clock.draw() % 60_000));
+        let victim = clock.draw() as usize % WORKERS;
         let (mut actor, log, worker) = std::mem::replace(&mut workers[victim], begin());
         if let Some(status) = actor.process.try_wait().unwrap() {
             // It filled its log, or it failed.

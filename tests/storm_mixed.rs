@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hostlock::{Error, Space};
-use nix::time::{ClockId, clock_gettime};
+use support::chance::{Random, now, work};
 use support::{Actor, act, root, say, space, start};
 
 const WORKERS: usize = 8;
@@ -29,11 +29,6 @@ const BOUND: Duration = Duration::from_secs(20);
 #[test]
 fn role() {
     act(&[("worker", worker)]);
-}
-
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 /// What a record is of.
@@ -107,17 +102,17 @@ fn worker(arguments: &[String]) {
     let mut log = Log { map: memmap2::MmapRaw::map_raw(&file).unwrap(), index: 0 };
     say("here");
     while !log.is_full() {
-        match random.next() % 13 {
+        match random.draw() % 13 {
             0..6 => {
                 let guard = rwlock.try_read_for(BOUND).unwrap_or_else(|error| panic!("a reader waited: {error}"));
                 log.begin(READ, guard.token(), guard.abandoned().map_or(0, |dead| dead.token));
-                work(random.next() % 20_000);
+                work(random.draw() % 20_000);
                 log.end();
                 drop(guard);
             }
             6..8 => {
                 // Now and then it gives up, or becomes a reader.
-                let patience = if random.next().is_multiple_of(4) { Duration::from_micros(100) } else { BOUND };
+                let patience = if random.draw().is_multiple_of(4) { Duration::from_micros(100) } else { BOUND };
                 let guard = match rwlock.try_write_for(patience) {
                     Ok(guard) => guard,
                     Err(Error::TimedOut { .. }) if patience < BOUND => continue,
@@ -125,14 +120,14 @@ fn worker(arguments: &[String]) {
                 };
                 let token = guard.token();
                 log.begin(WRITE, token, guard.abandoned().map_or(0, |dead| dead.token));
-                work(random.next() % 20_000);
+                work(random.draw() % 20_000);
                 log.end();
-                if random.next().is_multiple_of(4) {
+                if random.draw().is_multiple_of(4) {
                     let guard = guard.downgrade().unwrap();
                     log.ended();
                     log.begin(READ, guard.token(), 0);
                     assert_eq!(guard.token(), token);
-                    work(random.next() % 5_000);
+                    work(random.draw() % 5_000);
                     log.end();
                 } else {
                     drop(guard);
@@ -140,19 +135,19 @@ fn worker(arguments: &[String]) {
                 }
             }
             8..12 => {
-                let count = if random.next().is_multiple_of(4) { 2 } else { 1 };
+                let count = if random.draw().is_multiple_of(4) { 2 } else { 1 };
                 let called = now();
                 let permit = semaphore
                     .try_acquire_many_for(count, BOUND)
                     .unwrap_or_else(|error| panic!("it waited for permits: {error}"));
                 log.begin_called(PERMIT, permit.token(), count.into(), called);
-                work(random.next() % 20_000);
+                work(random.draw() % 20_000);
                 log.end();
                 drop(permit);
             }
             _ => meet(&barrier, &mut log),
         }
-        work(random.next() % 10_000);
+        work(random.draw() % 10_000);
     }
 }
 
@@ -173,27 +168,6 @@ fn meet(barrier: &hostlock::Barrier, log: &mut Log) {
             Err(Error::TimedOut { .. }) => return,
             Err(error) => panic!("at the barrier: {error}"),
         }
-    }
-}
-
-/// Does something for so many nanoseconds.
-fn work(nanos: u64) {
-    let end = now() + nanos;
-    while now() < end {
-        std::hint::spin_loop();
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
     }
 }
 
@@ -326,7 +300,7 @@ fn nothing_gives_in_500_kills() {
     let mut started = 0;
     let mut begin = || -> (Actor, PathBuf) {
         let log = path.join(format!("log-{started}"));
-        let seed = random.next().to_string();
+        let seed = random.draw().to_string();
         let actor = start("worker", &[path.to_str().unwrap(), log.to_str().unwrap(), &seed]);
         started += 1;
         (actor, log)
@@ -342,8 +316,8 @@ fn nothing_gives_in_500_kills() {
     };
     while !enough(kills) {
         assert!(long.is_some() || watch.elapsed() < Duration::from_secs(300), "{kills} kills");
-        std::thread::sleep(Duration::from_micros(clock.next() % 50_000));
-        let victim = clock.next() as usize % WORKERS;
+        std::thread::sleep(Duration::from_micros(clock.draw() % 50_000));
+        let victim = clock.draw() as usize % WORKERS;
         let (mut actor, log) = std::mem::replace(&mut workers[victim], begin());
         if let Some(status) = actor.process.try_wait().unwrap() {
             // It filled its log, or it failed.

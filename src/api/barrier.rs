@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::Result;
 use crate::backend::barrier::SharedBarrier;
 use crate::backend::seats::Held;
 use crate::os::clock::Deadline;
 use crate::os::fork;
+use crate::{Holder, Result};
 
 /// A handle for a barrier: as many members as it was made for wait for each other, phase after phase. Made by
 /// [`Space::barrier`](crate::Space::barrier).
@@ -61,6 +61,15 @@ impl Barrier {
     /// How many members it takes.
     pub fn members(&self) -> u32 {
         self.0.members()
+    }
+
+    /// Who is a member now, one for each.
+    ///
+    /// # Errors
+    /// [`Error::Removed`](crate::Error::Removed), [`Error::System`](crate::Error::System) if the name has to be looked up anew and cannot be;
+    /// [`Error::Damaged`](crate::Error::Damaged).
+    pub fn holders(&self) -> Result<Vec<Holder>> {
+        self.0.holders()
     }
 
     /// Becomes a member: from now on nobody passes without this one.

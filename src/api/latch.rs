@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::Result;
 use crate::backend::latch::SharedLatch;
 use crate::backend::seats::Held;
 use crate::os::clock::Deadline;
 use crate::os::fork;
+use crate::{Holder, Result};
 
 /// A handle for a latch: processes wait until it was counted down as often as it was made for, once. Made by
 /// [`Space::latch`](crate::Space::latch). Then it is open, until the name is taken away ([`Space::remove`](crate::Space::remove)).
@@ -58,6 +58,15 @@ impl Latch {
     /// As [`count_down`](Self::count_down).
     pub fn party(&self) -> Result<LatchParty> {
         Ok(LatchParty { held: self.0.join(fork::thread())?, latch: self.0.clone() })
+    }
+
+    /// Who has announced to count, and has not, one for each.
+    ///
+    /// # Errors
+    /// [`Error::Removed`](crate::Error::Removed), [`Error::System`](crate::Error::System) if the name has to be looked up anew and cannot be;
+    /// [`Error::Damaged`](crate::Error::Damaged).
+    pub fn holders(&self) -> Result<Vec<Holder>> {
+        self.0.holders()
     }
 
     /// How often it has to be counted still.

@@ -7,6 +7,7 @@ use super::lock::{SharedLock, Spec};
 use super::seats::Held;
 use super::shared::SharedSpace;
 use super::wait::wake_all;
+use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::protocol::barrier::{End, Meeting, Phase};
 use crate::protocol::seat::Seat;
@@ -148,6 +149,10 @@ impl SharedBarrier {
     /// Is no member any more. Whoever waits goes on waiting for another.
     pub(crate) fn leave(&self, held: Held) {
         self.lock.leave_seat(held, false);
+    }
+
+    pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
+        self.lock.seated()
     }
 
     pub(crate) fn token(&self, held: Held) -> u64 {

@@ -229,7 +229,7 @@ fn lock(segment: &Segment, me: &Identity, named: Named<'_>, waiters: Vec<WaiterR
     let words = &entry.lock;
     let kind = kind(meta.kind());
     let state = match kind {
-        LockKind::Semaphore => State::of_seats(segment, me, entry),
+        LockKind::Semaphore | LockKind::Barrier | LockKind::Latch => State::of_seats(segment, me, entry, kind),
         LockKind::RwLock | LockKind::RwLockData => State::of_readers_and_writer(segment, me, entry),
         _ => State::of_word(segment, me, entry),
     };
@@ -339,7 +339,7 @@ impl State {
     }
 
     /// Each permit is right at some moment, not all of them at the same.
-    fn of_seats(segment: &Segment, me: &Identity, entry: &Entry) -> Self {
+    fn of_seats(segment: &Segment, me: &Identity, entry: &Entry, kind: LockKind) -> Self {
         let seats = match segment.seats_of(entry) {
             Ok(seats) => seats,
             Err(error) => return Self { damage: Some(error.to_string()), ..Self::default() },
@@ -351,7 +351,10 @@ impl State {
             let word = seat.look();
             match word.owner() {
                 Owner::Nobody if word.is_abandoned() => {
-                    let dead = semaphore::death_of(entry, word, seat.note.load(Relaxed));
+                    let dead = match kind {
+                        LockKind::Semaphore => semaphore::death_of(entry, word, seat.note.load(Relaxed)),
+                        _ => entry.death_of(word.epoch()),
+                    };
                     state.abandoned = Some(told(segment, word.epoch(), dead));
                 }
                 Owner::Nobody => {}

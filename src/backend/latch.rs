@@ -7,6 +7,7 @@ use super::lock::{SharedLock, Spec};
 use super::seats::Held;
 use super::shared::SharedSpace;
 use super::wait::wake_all;
+use crate::holder::Holder;
 use crate::os::clock::Deadline;
 use crate::protocol::signal::{Count, count};
 use crate::segment::format::{Entry, Kind};
@@ -62,6 +63,10 @@ impl SharedLatch {
     /// Will not count.
     pub(crate) fn break_off(&self, held: Held) {
         self.lock.leave_seat(held, true);
+    }
+
+    pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
+        self.lock.seated()
     }
 
     pub(crate) fn remaining(&self) -> Result<u32> {

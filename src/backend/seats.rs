@@ -2,8 +2,10 @@
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use super::inspect;
 use super::lock::{Acquisition, SharedLock};
 use super::wait::wake_all;
+use crate::holder::Holder;
 use crate::os::clock::Deadline;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{Owner, OwnerWord, Slot};
@@ -63,6 +65,20 @@ impl SharedLock {
         // At the gate nobody else takes it; whoever cleans up only frees what the dead have.
         seat.owner.compare_exchange(seen.0, word.0, SeqCst, Relaxed).ok()?;
         Some(Held { word, seat: number, entry: gate.entry })
+    }
+
+    /// Who has a seat now, one for each.
+    pub(super) fn seated(&self) -> Result<Vec<Holder>> {
+        loop {
+            let place = self.find()?;
+            let segment = &self.space.segment;
+            let holders = segment
+                .seats_of(self.entry(place.entry))
+                .map(|seats| inspect::holders_of_seats(segment, &self.space.me_as_judge(), self.slot_code(), seats));
+            if self.is_still(place) {
+                return holders;
+            }
+        }
     }
 
     /// Cleans up after the dead that are in seats; whether any were.

@@ -4,6 +4,7 @@
 //! nothing. Every child dies with the thread that started it, and a watchdog ends a test that hangs.
 #![allow(dead_code)]
 
+pub mod chance;
 pub mod raw;
 #[cfg(feature = "cli")]
 pub mod tool;
