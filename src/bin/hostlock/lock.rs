@@ -67,6 +67,10 @@ impl Lock {
         }
     }
 
+    pub(crate) fn reads(&self) -> bool {
+        matches!(self, Self::Read(_))
+    }
+
     fn holders(&self) -> Result<Vec<Holder>, Error> {
         match self {
             Self::Alone(mutex) => Ok(mutex.holder()?.into_iter().collect()),

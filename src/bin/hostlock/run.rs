@@ -149,7 +149,12 @@ fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
     // A time too long to count never ends.
     let deadline = args.timeout.and_then(|timeout| started.checked_add(timeout));
     let silent_until = started + SILENCE;
-    let first = match lock.acquire_until(Some(deadline.map_or(silent_until, |deadline| deadline.min(silent_until)))) {
+    // Who stops to say something, or to look who is in the way, loses its place in the queue: only if there is a reason to.
+    let until = match (args.quiet && !lock.reads()).then_some(deadline) {
+        Some(deadline) => deadline,
+        None => Some(deadline.map_or(silent_until, |deadline| deadline.min(silent_until))),
+    };
+    let first = match lock.acquire_until(until) {
         Err(error @ Error::TimedOut { .. }) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
             let Error::TimedOut { name, holder, .. } = not_by_an_ancestor(lock, Waited::ForLong, error)? else {
                 unreachable!("it was one, and is handed back")
