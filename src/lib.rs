@@ -23,9 +23,14 @@
 //! # Ok::<_, Error>(())
 //! ```
 //!
+//! # What there is
+//!
+//! [`Mutex`], [`RwLock`] and [`Semaphore`]; the first two also with a value that lives beside them ([`Space::mutex_with`]), and a [`Queue`]; and what is
+//! waited for otherwise: [`Once`], [`Event`], [`Latch`], [`Barrier`], [`Condvar`]. Each of their pages says what happens when somebody dies.
+//!
 //! # What it promises
 //!
-//! * **Exclusion**: at no instant do two live owners hold the same lock, whatever dies, forks, stops or is reused around them.
+//! * **Exclusion**: at no instant do two live owners hold the same lock in ways that exclude each other, whatever dies, forks, stops or is reused around them.
 //! * **A dead owner blocks nobody for ever**, and whoever cannot be told to be dead counts as alive.
 //! * **The survivor is told** that its predecessor died holding the lock: [`MutexGuard::abandoned`].
 //! * **Tokens grow**: every acquisition of a name has a larger `u64` than every earlier one, also across crashes and reboots.

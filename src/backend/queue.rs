@@ -5,17 +5,17 @@
 
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
-use super::data::{self, words};
+use super::data;
 use super::lock::{Acquisition, SharedLock, Spec};
 use super::shared::SharedSpace;
 use super::wait::wake_all;
 use crate::os::clock::Deadline;
+use crate::protocol::ring::Ring;
 use crate::segment::format::{Entry, Kind, LINE_WORDS};
 use crate::{Error, Result};
 
@@ -43,31 +43,21 @@ impl Drop for Release<'_> {
 }
 
 /// The words of a queue.
-struct Ring<'a> {
-    head: &'a AtomicU64,
-    tail: &'a AtomicU64,
+struct Words<'a> {
+    ring: Ring<'a>,
     items: Vec<&'a AtomicU64>,
     each: usize,
-    capacity: u64,
 }
 
-impl Ring<'_> {
-    /// Head and how many items there are; `None` if they say what cannot be.
-    fn look(&self) -> Option<(u64, u64)> {
-        let (head, tail) = (self.head.load(SeqCst), self.tail.load(SeqCst));
-        let len = tail.wrapping_sub(head);
-        (len <= self.capacity).then_some((head, len))
-    }
-
-    fn item(&self, position: u64) -> impl Iterator<Item = &AtomicU64> {
-        let first = (position % self.capacity) as usize * self.each;
-        self.items[first..first + self.each].iter().copied()
+impl Words<'_> {
+    fn item(&self, place: usize) -> impl Iterator<Item = &AtomicU64> {
+        self.items[place * self.each..][..self.each].iter().copied()
     }
 }
 
 impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
     pub(crate) fn new(space: &Arc<SharedSpace>, name: &str, capacity: u32) -> Result<Self> {
-        let len = 2 * LINE_WORDS + capacity as usize * words::<T>();
+        let len = 2 * LINE_WORDS + capacity as usize * data::words::<T>();
         let mut data = data::header::<T>().to_vec();
         data.resize(len, 0);
         let spec = Spec { count: capacity, data: data.into(), ..Spec::of(name, Kind::Queue) };
@@ -85,16 +75,17 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
     }
 
     /// The words of the queue, for whoever holds its lock, or looks at the generation then.
-    fn ring<'a>(&'a self, entry: &Entry) -> Result<Ring<'a>> {
+    fn words<'a>(&'a self, entry: &Entry) -> Result<Words<'a>> {
         let lines = self.lock.data::<T>(entry)?;
         let capacity = self.lock.spec.count as usize;
-        let (each, lost) = (words::<T>(), || self.damaged());
+        let (each, lost) = (data::words::<T>(), || self.damaged());
         let (positions, items) = lines.split_first().ok_or_else(lost)?;
         let items: Vec<_> = items.iter().flat_map(|line| &line.words).take(capacity * each).collect();
         if items.len() != capacity * each {
             return Err(lost());
         }
-        Ok(Ring { head: &positions.words[0], tail: &positions.words[1], items, each, capacity: capacity as u64 })
+        let ring = Ring { head: &positions.words[0], tail: &positions.words[1], capacity: capacity as u64 };
+        Ok(Words { ring, items, each })
     }
 
     fn damaged(&self) -> Error {
@@ -106,9 +97,9 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
     pub(crate) fn len(&self) -> Result<u32> {
         loop {
             let place = self.lock.find()?;
-            let len = self.ring(self.lock.entry(place.entry)).and_then(|ring| {
+            let len = self.words(self.lock.entry(place.entry)).and_then(|words| {
                 // They may change between the two loads: then once more.
-                (0..100).find_map(|_| ring.look()).map(|(_, len)| len as u32).ok_or_else(|| self.damaged())
+                (0..100).find_map(|_| words.ring.look()).map(|(_, len)| len as u32).ok_or_else(|| self.damaged())
             });
             if self.lock.is_still(place) {
                 return len;
@@ -122,7 +113,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
         thread: u32,
         deadline: Deadline,
         ready: impl Fn(u64) -> bool,
-        act: impl FnOnce(&Ring<'_>, u64, u64) -> R,
+        act: impl FnOnce(&Words<'_>, u64, u64) -> R,
     ) -> Result<R> {
         let mut act = Some(act);
         loop {
@@ -134,9 +125,9 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
             // Also if `act` panics.
             let held = Release(&self.lock, waited.acquisition);
             let entry = self.lock.entry(waited.acquisition.entry);
-            let outcome = self.ring(entry).and_then(|ring| match ring.look() {
+            let outcome = self.words(entry).and_then(|words| match words.ring.look() {
                 None => Err(self.damaged()),
-                Some((head, len)) if ready(len) => Ok(act.take().map(|act| act(&ring, head, len))),
+                Some((head, len)) if ready(len) => Ok(act.take().map(|act| act(&words, head, len))),
                 Some(_) => Ok(None),
             });
             drop(held);
@@ -149,7 +140,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
                 return Ok(done);
             }
             self.lock.wait_until(thread, deadline, |_, entry| {
-                let len = self.ring(entry).map(|ring| ring.look().map(|(_, len)| len));
+                let len = self.words(entry).map(|words| words.ring.look().map(|(_, len)| len));
                 match len {
                     Ok(Some(len)) => ready(len).then_some(Ok(())),
                     // It changes at this moment, or is damaged, as whoever has the lock will find.
@@ -166,12 +157,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
             thread,
             deadline,
             |len| len < capacity,
-            |ring, head, len| {
-                let tail = head.wrapping_add(len);
-                data::store(value, ring.item(tail));
-                // The commit. SeqCst: the bell's invariant 1; whoever reads the item does it under the lock.
-                ring.tail.store(tail.wrapping_add(1), SeqCst);
-            },
+            |words, head, len| words.ring.push(head, len, |place| data::store(value, words.item(place))),
         )
     }
 
@@ -181,13 +167,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
             thread,
             deadline,
             |len| len > 0,
-            |ring, head, _| {
-                let value: T = data::load(ring.item(head));
-                let noted = note(&value);
-                // The commit, as above.
-                ring.head.store(head.wrapping_add(1), SeqCst);
-                noted
-            },
+            |words, head, _| words.ring.pop(head, |place| note(&data::load(words.item(place)))),
         )
     }
 }

@@ -9,13 +9,14 @@
 //! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
 //! * [`bell`]: waiting for anything else than an owner word.
 //! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
-//! * [`barrier`]: members that meet. [`signal`]: what somebody announced to signal.
+//! * [`barrier`]: members that meet. [`signal`]: what somebody announced to signal. [`ring`]: items in a queue.
 //! * [`recovery`]: giving back a lock that a dead participant left, when nobody waits for it.
 
 pub(crate) mod barrier;
 pub(crate) mod bell;
 pub(crate) mod mutex;
 pub(crate) mod recovery;
+pub(crate) mod ring;
 pub(crate) mod rwlock;
 pub(crate) mod seat;
 pub(crate) mod semaphore;

@@ -15,6 +15,7 @@
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
 //! * [`seeded`]: bugs put in on purpose, each of which must be caught by one of these.
+//! * [`ring`]: items under a mutex.
 //! * [`semaphore`]: permits behind a gate; [`semaphore_seeded`]: its bugs.
 //! * [`rwlock`]: readers and writers, in the [`rwlock_world`]; [`rwlock_seeded`]: their bugs.
 //!
@@ -35,6 +36,7 @@ mod machine;
 mod meet;
 mod mutex;
 mod recovery;
+mod ring;
 mod rwlock;
 mod rwlock_seeded;
 mod rwlock_world;
