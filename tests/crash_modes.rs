@@ -26,7 +26,7 @@ use trace::Victim;
 /// A survivor that does not get what is free, or a dead one's, in this time is stuck.
 const BOUND: Duration = Duration::from_secs(20);
 /// Long enough that a victim that is led step by step gets to its sleep before it is over.
-const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 100 });
+const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 150 } else { 100 });
 const PERMITS: u32 = 3;
 
 /// The victim of all of these: joins, then does `what`.

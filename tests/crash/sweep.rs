@@ -21,7 +21,7 @@ const CHECK: Duration = Duration::from_millis(10);
 /// In the quick form: every seventh point, but not many more than this of them.
 const QUICK: usize = 24;
 /// In the quick form: of the points that survivors can tell apart, the first and the last so many.
-const ENDS: usize = 50;
+const ENDS: usize = 20;
 
 /// The lock that most sweeps are about, and one beside it.
 pub const NAME: &str = "a";
