@@ -16,7 +16,7 @@ use super::shared::SharedSpace;
 use super::wait::wake_all;
 use crate::os::clock::Deadline;
 use crate::protocol::ring::Ring;
-use crate::segment::format::{Entry, Kind, LINE_WORDS};
+use crate::segment::format::{Entry, Kind, LINE_WORDS, Line};
 use crate::{Error, Result};
 
 /// How long to wait for somebody who uses the queue, which takes microseconds: longer only if it is stopped there.
@@ -45,13 +45,14 @@ impl Drop for Release<'_> {
 /// The words of a queue.
 struct Words<'a> {
     ring: Ring<'a>,
-    items: Vec<&'a AtomicU64>,
+    items: &'a [Line],
     each: usize,
 }
 
 impl Words<'_> {
     fn item(&self, place: usize) -> impl Iterator<Item = &AtomicU64> {
-        self.items[place * self.each..][..self.each].iter().copied()
+        let first = place * self.each;
+        (first..first + self.each).map(|word| &self.items[word / LINE_WORDS].words[word % LINE_WORDS])
     }
 }
 
@@ -80,8 +81,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
         let capacity = self.lock.spec.count as usize;
         let (each, lost) = (data::words::<T>(), || self.damaged());
         let (positions, items) = lines.split_first().ok_or_else(lost)?;
-        let items: Vec<_> = items.iter().flat_map(|line| &line.words).take(capacity * each).collect();
-        if items.len() != capacity * each {
+        if items.len() < (capacity * each).div_ceil(LINE_WORDS) {
             return Err(lost());
         }
         let ring = Ring { head: &positions.words[0], tail: &positions.words[1], capacity: capacity as u64 };
@@ -113,7 +113,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
         thread: u32,
         deadline: Deadline,
         ready: impl Fn(u64) -> bool,
-        act: impl FnOnce(&Words<'_>, u64, u64) -> R,
+        act: impl FnOnce(&Words<'_>, (u64, u64), &dyn Fn() -> bool) -> R,
     ) -> Result<R> {
         let mut act = Some(act);
         loop {
@@ -127,7 +127,10 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
             let entry = self.lock.entry(waited.acquisition.entry);
             let outcome = self.words(entry).and_then(|words| match words.ring.look() {
                 None => Err(self.damaged()),
-                Some((head, len)) if ready(len) => Ok(act.take().map(|act| act(&words, head, len))),
+                Some((head, len)) if ready(len) => {
+                    let is_held = || self.lock.is_held(waited.acquisition);
+                    Ok(act.take().map(|act| act(&words, (head, len), &is_held)))
+                }
                 Some(_) => Ok(None),
             });
             drop(held);
@@ -157,7 +160,7 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
             thread,
             deadline,
             |len| len < capacity,
-            |words, head, len| words.ring.push(head, len, |place| data::store(value, words.item(place))),
+            |words, (head, len), _| words.ring.push(head, len, |place| data::store(value, words.item(place))),
         )
     }
 
@@ -167,7 +170,9 @@ impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
             thread,
             deadline,
             |len| len > 0,
-            |words, head, _| words.ring.pop(head, |place| note(&data::load(words.item(place)))),
-        )
+            // A child that was forked in `note` has not popped anything.
+            |words, (head, _), is_held| words.ring.pop(head, |place| note(&data::load(words.item(place))), is_held),
+        )?
+        .ok_or_else(|| Error::Lost { name: self.lock.spec.name.clone(), token: 0 })
     }
 }

@@ -40,10 +40,12 @@ impl Ring<'_> {
         self.tail.store(tail.wrapping_add(1), SeqCst);
     }
 
-    /// Takes the item at `head`, after `read` has come back. There is one, and the caller has the lock.
-    pub(crate) fn pop<R>(self, head: u64, read: impl FnOnce(usize) -> R) -> R {
+    /// Takes the item at `head`, after `read` has come back, if the caller `still` has the lock then. There is one.
+    pub(crate) fn pop<R>(self, head: u64, read: impl FnOnce(usize) -> R, still: impl FnOnce() -> bool) -> Option<R> {
         let item = read(self.place(head));
-        self.head.store(head.wrapping_add(1), SeqCst);
-        item
+        still().then(|| {
+            self.head.store(head.wrapping_add(1), SeqCst);
+            item
+        })
     }
 }

@@ -115,7 +115,7 @@ impl Belt {
                 self.head.store(head + 1, SeqCst);
                 read(self.ring().place(head));
             } else {
-                self.ring().pop(head, read);
+                self.ring().pop(head, read, || true);
             }
         };
         match self.bug {
