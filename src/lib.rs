@@ -69,7 +69,7 @@ mod sync;
 mod api;
 #[cfg(not(all(test, hostlock_loom)))]
 mod backend;
-#[cfg(not(all(test, hostlock_loom)))]
+#[cfg_attr(all(test, hostlock_loom), allow(dead_code))]
 mod digest;
 #[cfg(not(all(test, hostlock_loom)))]
 mod error;

@@ -23,6 +23,13 @@ mod imp {
     #[inline(always)]
     pub(crate) fn total_order() {}
 
+    /// The light half of a fence whose heavy half is `Host::heavy_fence` (see `os::fence`): the compiler keeps what is before it before what is after.
+    /// loom knows no halves, so there both are whole.
+    #[inline(always)]
+    pub(crate) fn light_fence() {
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Puts what was done before, of whatever order, into the one order of all that is `SeqCst`.
     pub(crate) fn full_fence() {
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
@@ -103,7 +110,7 @@ mod imp {
         RMW.set(rmw);
     }
 
-    fn rmw() -> bool {
+    pub(crate) fn is_rmw() -> bool {
         RMW.get()
     }
 
@@ -125,7 +132,7 @@ mod imp {
 
                 pub(crate) fn load(&self, order: Ordering) -> $int {
                     step();
-                    if rmw() {
+                    if is_rmw() {
                         let order = match order {
                             Ordering::Relaxed => Ordering::Relaxed,
                             Ordering::Acquire => Ordering::Acquire,
@@ -139,7 +146,7 @@ mod imp {
 
                 pub(crate) fn store(&self, value: $int, order: Ordering) {
                     step();
-                    if rmw() {
+                    if is_rmw() {
                         let order = match order {
                             Ordering::Relaxed => Ordering::Relaxed,
                             Ordering::Release => Ordering::Release,
@@ -182,6 +189,10 @@ mod imp {
 
     pub(crate) fn total_order() {
         loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn light_fence() {
+        total_order();
     }
 
     pub(crate) fn full_fence() {

@@ -137,6 +137,7 @@ fn battery(space: &Space, tally: &mut Tally) {
     for (index, name) in ["new", "newer"].into_iter().enumerate() {
         tally.open(space.semaphore(name, 1 + index as u32).and_then(|new| new.try_acquire_for(SHORT).map(drop)));
     }
+    tally.taken("an item that nobody pushed", space.queue::<u64>("queue", 2).and_then(|queue| queue.try_pop()));
     let queue = space.queue::<u64>("queue", 2).and_then(|queue| match queue.try_push(1) {
         Err(Error::Damaged { path, what }) => Err(Error::Damaged { path, what }),
         _ => queue.try_pop().map(drop),

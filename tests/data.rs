@@ -275,6 +275,55 @@ fn a_forked_childs_guard_writes_nothing() {
     assert_eq!(*number.lock().unwrap().into_clean().ok().unwrap(), 5);
 }
 
+#[test]
+fn a_panic_half_way_through_a_change_is_told_and_one_without_a_change_is_not() {
+    let root = root();
+    let space = space(&root);
+    let number = space.mutex_with::<u64>("number", 5).unwrap();
+    let shared = space.rwlock_with::<u64>("shared", 5).unwrap();
+    let panics = |act: &dyn Fn()| {
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        assert!(panicked.is_err());
+    };
+    panics(&|| {
+        let guard = number.lock().unwrap().into_clean().ok().unwrap();
+        assert_ne!(*guard, 5, "on purpose");
+    });
+    assert!(matches!(number.lock().unwrap(), Acquired::Clean(_)));
+    panics(&|| {
+        let mut guard = number.lock().unwrap().into_clean().ok().unwrap();
+        *guard = 6;
+        guard.save().unwrap();
+        *guard = 7;
+        panic!("on purpose");
+    });
+    panics(&|| {
+        let mut guard = shared.write_owned().unwrap().into_clean().ok().unwrap();
+        *guard = 6;
+        panic!("on purpose");
+    });
+    let told = number.lock().unwrap().into_clean().err().unwrap();
+    assert_eq!((*told, told.abandoned().pid), (6, Some(std::process::id())));
+    drop(told);
+    drop(number.lock().unwrap().or_repair(|value, _| *value = 8));
+    assert_eq!(*number.lock().unwrap().into_clean().ok().unwrap(), 8);
+    let told = shared.read().unwrap().into_clean().err().unwrap();
+    assert_eq!(*told, 5);
+    drop(told);
+    // One that was acquired while the thread panicked already is as good as any.
+    struct Late<'a>(&'a hostlock::Mutex<u64>);
+    impl Drop for Late<'_> {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap().into_clean().ok().unwrap() += 1;
+        }
+    }
+    panics(&|| {
+        let _late = Late(&number);
+        panic!("on purpose");
+    });
+    assert_eq!(*number.lock().unwrap().into_clean().ok().unwrap(), 9);
+}
+
 // Queues.
 
 #[test]
@@ -319,6 +368,40 @@ fn what_was_not_noted_is_still_in_the_queue() {
     assert!(panicked.is_err());
     assert_eq!(queue.pop_with(|item| item + 1).unwrap(), 8);
     assert!(queue.is_empty().unwrap());
+}
+
+#[test]
+fn a_child_forked_while_an_item_is_noted_has_popped_nothing() {
+    let root = root();
+    let queue = space(&root).queue::<u64>("queue", CAPACITY).unwrap();
+    [7, 8].into_iter().for_each(|item| queue.push(item).unwrap());
+    let mut is_child = false;
+    let popped = queue.pop_with(|item| {
+        // SAFETY: the child comes back from here, and ends below.
+        let fork = unsafe { nix::unistd::fork() }.unwrap();
+        is_child = fork.is_child();
+        if let nix::unistd::ForkResult::Parent { child } = fork {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert!(matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)), "{status:?}");
+        }
+        *item
+    });
+    if is_child {
+        let refused = matches!(popped, Err(Error::Lost { .. }));
+        // SAFETY: ends this copy of the test runner at once.
+        unsafe { libc::_exit(i32::from(!refused)) }
+    }
+    assert_eq!(popped.unwrap(), 7);
+    assert_eq!(queue.pop().unwrap(), 8);
+    assert!(queue.is_empty().unwrap());
+}
+
+#[test]
+fn a_queue_larger_than_any_space_says_how_much_it_needs() {
+    let root = root();
+    let error = space(&root).queue::<[Agreeing; 10]>("queue", 1 << 24).unwrap_err();
+    let Error::NoExtents { needed, capacity, .. } = &error else { panic!("{error}") };
+    assert!(*needed > 16_000 << 24 && *capacity < *needed, "{error}");
 }
 
 /// Of each pusher the numbers come in order, each once; whoever is killed blocks nobody, and leaves nothing that is no item.

@@ -10,7 +10,6 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -24,6 +23,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::gettid;
 use serde_json::Value;
+use support::filter::{self, filtered};
 use support::raw::{Raw, held_by};
 use support::tool::*;
 use support::{act, start, wait_until};
@@ -220,7 +220,10 @@ fn looking_changes_nothing_and_leaves_nothing() {
     // What the holder still writes after COMMAND runs.
     wait_until("it is known for whom the lock is held", || {
         let seen = Space::builder("space").root(place.root.path()).inspect().unwrap();
-        seen.participants.iter().all(|participant| participant.on_behalf_of.is_some())
+        let for_command = |participant: &hostlock::ParticipantReport| {
+            participant.on_behalf_of.as_ref().is_some_and(|command| command.pid != participant.process.pid)
+        };
+        seen.participants.iter().all(for_command)
     });
     let names =
         || fs::read_dir(place.root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>();
@@ -279,38 +282,9 @@ fn a_program_that_looks_at_itself_notices_no_children() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Filters.
 
-/// As in a container whose filter refuses a system call.
-fn filtered(mut command: Command, call: libc::c_long, errno: Errno) -> Command {
-    let install = move || {
-        let statement = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-        let mut program = [
-            // The number of the call is the first word of what the filter is given.
-            statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
-            libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32) },
-            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32),
-            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-        ];
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        // SAFETY: the program outlives the call, which copies it.
-        unsafe {
-            Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-            Errno::result(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter))?;
-        }
-        Ok(())
-    };
-    // SAFETY: `prctl` is async-signal-safe, and nothing here allocates.
-    unsafe { command.pre_exec(install) };
-    command
-}
-
-fn can_be_filtered() -> Result<(), String> {
-    let output = output(&mut filtered(Command::new("true"), libc::SYS_pidfd_open, Errno::EPERM));
-    if output.status.success() { Ok(()) } else { Err(format!("no filter can be installed: {}", stderr(&output))) }
-}
-
 #[test]
 fn what_a_filter_refuses_is_named_and_what_then_cannot_work_does_not() {
-    or_skip!(can_be_filtered());
+    or_skip!(filter::is_possible());
     let cases = [
         // A program that waits for its threads is ended by the C library, unless they ended before: no wait, no harm.
         (libc::SYS_futex, Errno::EPERM, "futex", None),
@@ -353,7 +327,7 @@ fn what_a_filter_refuses_is_named_and_what_then_cannot_work_does_not() {
 
 #[test]
 fn less_than_all_is_not_called_all() {
-    or_skip!(can_be_filtered());
+    or_skip!(filter::is_possible());
     let place = Place::new();
     let doctor = || place.command("doctor", &["--json"]);
     let report = Report::of(&output(&mut filtered(doctor(), libc::SYS_pidfd_open, Errno::EPERM)));

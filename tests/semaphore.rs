@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hostlock::{Error, Space};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use support::raw::Raw;
-use support::{Actor, act, hear, root, say, space, start, wait_until};
+use support::{Actor, act, filter, hear, root, say, space, start, wait_until};
 
 #[test]
 fn role() {
@@ -17,6 +18,7 @@ fn role() {
         ("holder", holder),
         ("acquirer", acquirer),
         ("worker", worker),
+        ("unfenced", unfenced),
         ("mover", mover),
         ("mortal", mortal),
         ("forker", forker),
@@ -86,6 +88,56 @@ fn worker(arguments: &[String]) {
     }
     say("done");
     hear();
+}
+
+/// A worker that `membarrier` is refused to.
+fn unfenced(arguments: &[String]) {
+    filter::refuse(libc::SYS_membarrier, Errno::EPERM).unwrap();
+    worker(arguments);
+}
+
+/// Whoever cannot have a fence put into others looks often enough by itself, and releases so that it needs none put into it.
+#[test]
+fn whoever_has_no_membarrier_takes_turns_with_those_who_have() {
+    if let Err(why) = filter::is_possible() {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    for of in [1, 3] {
+        let root = root();
+        let path = root.path().to_str().unwrap();
+        std::fs::create_dir(root.path().join("out")).unwrap();
+        let roles = ["worker", "unfenced", "worker", "unfenced"];
+        let workers = roles
+            .iter()
+            .zip(1..)
+            .map(|(role, seed): (_, u32)| start(role, &[path, &of.to_string(), "500", &seed.to_string()]));
+        let workers: Vec<_> = workers.collect();
+        workers.iter().for_each(|worker| worker.expect("done"));
+        assert_eq!(space(&root).semaphore("a", of).unwrap().available().unwrap(), of);
+    }
+}
+
+/// The gate's word moves on without a token being drawn; whoever takes permits again and again gets the same one from nowhere.
+#[test]
+fn tokens_grow_wherever_the_gate_stands() {
+    let root = root();
+    let space = space(&root);
+    let handles = [(); 2].map(|()| space.semaphore("a", 4).unwrap());
+    let mut last = 0;
+    for round in 0..400 {
+        // Nobody can take it away now, but the gate was taken.
+        let kept = handles[0].acquire_owned().unwrap();
+        assert!(kept.token() > last);
+        last = kept.token();
+        assert!(matches!(space.remove("a"), Err(Error::InUse { .. })));
+        for turn in 0..round % 80 {
+            let handle = &handles[usize::from(turn % 5 == 0)];
+            let token = handle.acquire().unwrap().token();
+            assert!(token > last, "round {round}, turn {turn}: {token} after {last}");
+            last = token;
+        }
+    }
 }
 
 #[test]

@@ -153,13 +153,20 @@ struct Writing<L: Borrow<SharedLock>, T: Plain> {
     changed: bool,
     /// A death is not made good yet.
     marked: bool,
+    /// The copy was lent for changing at all.
+    lent: bool,
+    /// The thread that acquired it was panicking already.
+    panicking: bool,
 }
 
 impl<L: Borrow<SharedLock>, T: Plain> Writing<L, T> {
     fn new(mut hold: Hold<L>) -> Result<(Self, Option<Abandoned>)> {
         let dead = hold.abandoned().cloned();
         match hold.lock.borrow().load(hold.acquisition.entry()) {
-            Ok(value) => Ok((Self { hold, value, changed: false, marked: dead.is_some() }, dead)),
+            Ok(value) => {
+                let (marked, panicking) = (dead.is_some(), std::thread::panicking());
+                Ok((Self { hold, value, changed: false, marked, lent: false, panicking }, dead))
+            }
             Err(error) => {
                 // It was not looked at, so it was not made good.
                 hold.give_up();
@@ -191,6 +198,11 @@ impl<L: Borrow<SharedLock>, T: Plain> Writing<L, T> {
 
 impl<L: Borrow<SharedLock>, T: Plain> Drop for Writing<L, T> {
     fn drop(&mut self) {
+        // As std's locks are poisoned: a panic that began meanwhile may have come between two changes.
+        if self.lent && !self.panicking && std::thread::panicking() {
+            self.hold.abandon_now();
+            return;
+        }
         // If it is not ours any more, nothing of it is written.
         let _ = self.save();
         if self.marked {
@@ -226,6 +238,9 @@ macro_rules! writing_guard {
         ///
         /// It is a copy: made when the lock was acquired, and written back when this is dropped, if it was borrowed mutably. So what a
         /// killed owner had changed only here is not seen by others. Large values cost as much as it takes to copy them.
+        ///
+        /// Dropped by a panic after it was borrowed mutably, it is not written back, and the next owner finds the lock
+        /// [`Abandoned`](Acquired::Abandoned), as after a death.
         #[must_use = "the lock is released as soon as its guard is dropped"]
         pub struct $name<$($life,)? T: Plain> {
             writing: Writing<$lock, T>,
@@ -276,7 +291,7 @@ macro_rules! writing_guard {
 
         impl<$($life,)? T: Plain> DerefMut for $name<$($life,)? T> {
             fn deref_mut(&mut self) -> &mut T {
-                self.writing.changed = true;
+                (self.writing.changed, self.writing.lent) = (true, true);
                 &mut self.writing.value
             }
         }

@@ -84,6 +84,13 @@ impl<L: Borrow<SharedLock>> Hold<L> {
         self.end(abandoned)
     }
 
+    /// The same, for whoever is being dropped.
+    pub(super) fn abandon_now(&mut self) {
+        let acquisition = std::mem::replace(&mut self.acquisition, Acquisition::ENDED);
+        let abandoned = self.lock.borrow().abandon(acquisition);
+        self.bury(abandoned);
+    }
+
     /// The acquisition is over, and `drop` has nothing left to end.
     fn end(mut self, ended: bool) -> Result<()> {
         let token = self.token();

@@ -332,8 +332,9 @@ impl Space {
 }
 
 fn with_data<T: Plain>(name: &str, kind: Kind, initial: &T) -> Spec {
-    let data = data::header::<T>().into_iter().chain(data::to_words(initial)).collect();
-    Spec { data, ..Spec::of(name, kind) }
+    let data: Box<[u64]> = data::header::<T>().into_iter().chain(data::to_words(initial)).collect();
+    let room = data.len() as u64;
+    Spec { data, room, ..Spec::of(name, kind) }
 }
 
 fn check_count(option: &'static str, count: u32) -> Result<()> {

@@ -79,13 +79,15 @@ pub(crate) struct Spec {
     pub(crate) kind: Kind,
     /// Permits, members or items; 0 for a kind that has none.
     pub(crate) count: u32,
-    /// What its data is at first.
+    /// The words that its data begins with; all after them are zero.
     pub(crate) data: Box<[u64]>,
+    /// How many words of data there are.
+    pub(crate) room: u64,
 }
 
 impl Spec {
     pub(crate) fn of(name: &str, kind: Kind) -> Self {
-        Self { name: name.into(), kind, count: 0, data: Box::default() }
+        Self { name: name.into(), kind, count: 0, data: Box::default(), room: 0 }
     }
 }
 

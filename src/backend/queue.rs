@@ -58,10 +58,8 @@ impl Words<'_> {
 
 impl<T: AnyBitPattern + NoUninit> SharedQueue<T> {
     pub(crate) fn new(space: &Arc<SharedSpace>, name: &str, capacity: u32) -> Result<Self> {
-        let len = 2 * LINE_WORDS + capacity as usize * data::words::<T>();
-        let mut data = data::header::<T>().to_vec();
-        data.resize(len, 0);
-        let spec = Spec { count: capacity, data: data.into(), ..Spec::of(name, Kind::Queue) };
+        let room = (capacity as u64).saturating_mul(data::words::<T>() as u64).saturating_add(2 * LINE_WORDS as u64);
+        let spec = Spec { count: capacity, data: data::header::<T>().into(), room, ..Spec::of(name, Kind::Queue) };
         let lock = SharedLock::new(space, spec)?;
         lock.check_type::<T>()?;
         Ok(Self { lock, items: PhantomData })

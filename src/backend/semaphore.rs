@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::inspect;
 use super::lock::{Acquisition, SharedLock, Spec};
-use super::shared::SharedSpace;
+use super::shared::{LIGHT, SharedSpace};
 use super::wait::{Obituary, Wait, Waiting, stamp, wake_next};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::map::Table;
+use crate::protocol::mutex::LockWords;
 use crate::protocol::seat::Seat;
 use crate::protocol::semaphore::{self, Permits, Taken};
 use crate::protocol::word::{OwnerWord, Slot};
@@ -19,18 +20,37 @@ use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::waiters::Target;
 use crate::{Error, Result};
 
-/// One acquisition of one permit: which one, in which seat, of which entry.
+/// One acquisition of one permit. Two words, so that it goes through registers: read back from memory in larger pieces than it was written in,
+/// it would cost the processor more than the whole semaphore.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Permit {
     word: OwnerWord,
-    seat: u32,
-    entry: u32,
+    /// In which seat (high half), of which entry (low half).
+    at: u64,
 }
 
 impl Permit {
     /// Instead of one that was ended: it is nobody's, so ending it does nothing.
-    pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, seat: 0, entry: 0 };
+    pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, at: 0 };
+
+    #[inline(always)]
+    fn new(word: OwnerWord, seat: u32, entry: u32) -> Self {
+        Self { word, at: u64::from(seat) << 32 | u64::from(entry) }
+    }
+
+    #[inline(always)]
+    fn seat(self) -> u32 {
+        (self.at >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn entry(self) -> u32 {
+        self.at as u32
+    }
 }
+
+/// After how many tokens that it drew one by one a handle draws a run.
+const UNDISTURBED: u32 = 8;
 
 /// What an acquisition brings beside its last permit, if it took its time.
 #[derive(Debug, Default)]
@@ -57,8 +77,12 @@ pub(crate) struct SharedSemaphore {
     count: u32,
     /// Where the first seat is (high half), of the name that had its entry in that generation (low half).
     home: AtomicU64,
-    /// Which of the permits this handle had the last time.
-    hint: AtomicU32,
+    /// The seat that this handle had the last time (high half), of the name in that generation (low half).
+    last: AtomicU64,
+    /// Which of the permits it looks for first.
+    start: u32,
+    /// How often it drew a token since anybody else did.
+    undisturbed: AtomicU32,
 }
 
 impl Clone for SharedSemaphore {
@@ -68,7 +92,9 @@ impl Clone for SharedSemaphore {
             seats: self.seats.clone(),
             count: self.count,
             home: AtomicU64::new(self.home.load(Relaxed)),
-            hint: AtomicU32::new(self.hint.load(Relaxed)),
+            last: AtomicU64::new(self.last.load(Relaxed)),
+            start: self.start,
+            undisturbed: AtomicU32::new(0),
         }
     }
 }
@@ -80,11 +106,14 @@ impl SharedSemaphore {
         let lock = SharedLock::new(space, Spec { count, ..Spec::of(name, Kind::Semaphore) })?;
         // Handles of different processes start at different permits, so that they seldom meet.
         let (slot, _) = space.member()?;
-        let hint = AtomicU32::new(slot.index().wrapping_mul(4) % count);
+        let start = slot.index().wrapping_mul(4) % count;
         // Nowhere yet: the first acquisition goes the long way and finds out.
-        let home = AtomicU64::new(u64::from(!Place::unpack(lock.place.load(Relaxed)).generation));
-        let semaphore = Self { lock, seats: space.segment.seats.clone(), count, home, hint };
+        let nowhere = || AtomicU64::new(u64::from(!Place::unpack(lock.place.load(Relaxed)).generation));
+        let (home, last) = (nowhere(), nowhere());
+        let semaphore =
+            Self { lock, seats: space.segment.seats.clone(), count, home, last, start, undisturbed: AtomicU32::new(0) };
         semaphore.find()?;
+        space.register_for_fences();
         Ok(semaphore)
     }
 
@@ -130,6 +159,38 @@ impl SharedSemaphore {
     pub(crate) fn acquire_fast(&self) -> Option<Permit> {
         let code = self.lock.slot_code();
         let place = Place::unpack(self.lock.place.load(Relaxed));
+        let last = self.last.load(Relaxed);
+        let index = (last >> 32) as u32;
+        if code != 0
+            && last as u32 == place.generation
+            && let Some(seat) = self.seats.get(index as usize)
+        {
+            let entry = self.lock.entry(place.entry);
+            let permits = Permits { gate: &entry.lock, bell: &entry.bell, seats: &[] };
+            if let Some(word) = permits.try_again(Slot::own(code), seat, wake_next) {
+                let permit = Permit::new(word, index, place.entry);
+                // As `is_ours`, of an entry at hand.
+                if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
+                    self.undo(permit);
+                    return None;
+                }
+                return Some(permit);
+            }
+        }
+        let permit = self.acquire_any();
+        (permit.word != OwnerWord::ENDED).then_some(permit)
+    }
+
+    /// The same, whichever it is, with a token that is drawn for it; or [`Permit::ENDED`].
+    #[cold]
+    fn acquire_any(&self) -> Permit {
+        self.try_any().unwrap_or(Permit::ENDED)
+    }
+
+    #[inline(always)]
+    fn try_any(&self) -> Option<Permit> {
+        let code = self.lock.slot_code();
+        let place = Place::unpack(self.lock.place.load(Relaxed));
         let home = self.home.load(Relaxed);
         if code == 0 || home as u32 != place.generation {
             return None;
@@ -138,18 +199,44 @@ impl SharedSemaphore {
         let entry = self.lock.entry(place.entry);
         let seats = self.seats.get(first..first + self.count as usize)?;
         let permits = Permits { gate: &entry.lock, bell: &entry.bell, seats };
-        let hint = self.hint.load(Relaxed) as usize;
-        let guess = OwnerWord(self.lock.guess.load(Relaxed));
-        let (position, word) = permits.try_acquire(Slot::own(code), hint, guess, wake_next)?;
-        // What the gate's word was when the token was drawn.
-        self.lock.guess.store(word.release().0, Relaxed);
-        self.hint.store(position as u32, Relaxed);
-        let permit = Permit { word, seat: (first + position) as u32, entry: place.entry };
+        let hint = self.hint(place, first);
+        let run = self.is_undisturbed(permits.gate, &seats[hint]);
+        let (position, word) = permits.try_acquire(Slot::own(code), hint, run, wake_next)?;
+        let permit = Permit::new(word, (first + position) as u32, place.entry);
         if !self.lock.is_ours(place) {
-            self.release(permit);
+            self.undo(permit);
             return None;
         }
+        self.keep_hint(place, permit);
         Some(permit)
+    }
+
+    #[cold]
+    fn undo(&self, permit: Permit) {
+        self.release(permit);
+    }
+
+    /// Whether nobody else drew a token for so long that it is worth a run: a run costs more of them than it is good for, and they
+    /// should not end sooner where others draw, too.
+    #[inline(always)]
+    fn is_undisturbed(&self, gate: &LockWords, seat: &Seat) -> bool {
+        let is_last = gate.look() == OwnerWord(seat.owner.load(Relaxed));
+        let undisturbed = if is_last { self.undisturbed.load(Relaxed).saturating_add(1) } else { 0 };
+        self.undisturbed.store(undisturbed, Relaxed);
+        undisturbed >= UNDISTURBED
+    }
+
+    /// Which of the permits, whose seats begin there, to look for first.
+    #[inline(always)]
+    fn hint(&self, place: Place, first: usize) -> usize {
+        let last = self.last.load(Relaxed);
+        let position = ((last >> 32) as usize).wrapping_sub(first);
+        if last as u32 == place.generation && position < self.count as usize { position } else { self.start as usize }
+    }
+
+    #[inline(always)]
+    fn keep_hint(&self, place: Place, permit: Permit) {
+        self.last.store(u64::from(permit.seat()) << 32 | u64::from(place.generation), Relaxed);
     }
 
     /// Acquires so many permits, all or none, waiting until `deadline`.
@@ -183,7 +270,7 @@ impl SharedSemaphore {
         dead.dedup();
         match outcome {
             Ok(range) => {
-                let acquired = self.welcome(gate.entry, range, taken, dead);
+                let acquired = self.welcome(place, range, taken, dead);
                 self.lock.release(gate);
                 Ok(acquired)
             }
@@ -210,12 +297,13 @@ impl SharedSemaphore {
         let waiting = Waiting { slot, incarnation, thread, started: Monotonic::now(), deadline };
         let wait = Wait::new(space, Target::Bell(place), waiting);
         let explain = |failure| wait.explain(failure, &self.lock.spec.name);
-        let token = gate.word.epoch();
-        gate.word = semaphore::reserve(permits.gate, gate.word, thread, count).map_err(explain)?;
+        let (word, token) = semaphore::reserve(permits.gate, gate.word, thread, count).map_err(explain)?;
+        gate.word = word;
         let tokens = (token..).take(count as usize).map(OwnerWord::free_at);
         // Whoever released one while somebody waited left word of which.
         let state = &self.lock.entry(place.entry).state;
-        let hint = self.hint.load(Relaxed) as usize;
+        let first = (self.home.load(Relaxed) >> 32) as usize;
+        let hint = self.hint(place, first);
         let start = || match state.load(Relaxed) as usize {
             0 => hint,
             position => position - 1,
@@ -226,18 +314,18 @@ impl SharedSemaphore {
     /// Stamps what was collected, and finds out what its owner has to be told.
     fn welcome(
         &self,
-        entry_index: u32,
+        place: Place,
         range: Range<usize>,
         taken: Vec<Taken<Obituary>>,
         dead: Vec<Slot>,
     ) -> (Permit, Option<Box<More>>) {
-        let entry = self.lock.entry(entry_index);
+        let entry = self.lock.entry(place.entry);
         let now = Monotonic::now();
         let mut more = More { dead, ..More::default() };
         for Taken { position, word, before, note, obituary } in taken {
-            let permit = Permit { word, seat: (range.start + position) as u32, entry: entry_index };
+            let permit = Permit::new(word, (range.start + position) as u32, place.entry);
             self.seat(permit).note.store(stamp::new(word, now, true), Relaxed);
-            self.hint.store(position as u32, Relaxed);
+            self.keep_hint(place, permit);
             more.others.push(permit);
             if let Some(dead) = &obituary {
                 entry.recovered.fetch_add(1, Relaxed);
@@ -278,7 +366,7 @@ impl SharedSemaphore {
 
     fn seat(&self, permit: Permit) -> &Seat {
         // A permit comes from the table itself, so it is inside.
-        &self.seats[permit.seat as usize]
+        &self.seats[permit.seat() as usize]
     }
 
     /// Whether this process still holds that permit.
@@ -289,21 +377,24 @@ impl SharedSemaphore {
     /// Ends the acquisition of a permit; `false` if it is another process's, or not held any more. To be called once for each.
     #[inline(always)]
     pub(crate) fn release(&self, permit: Permit) -> bool {
-        if self.lock.slot_code() != permit.word.slot_code() {
+        let me = self.lock.me.get();
+        if me as u16 != permit.word.slot_code() {
             return false;
         }
-        let entry = self.lock.entry(permit.entry);
-        match semaphore::release(self.seat(permit), &entry.bell, permit.word, |rung| self.call(entry, permit, rung)) {
-            Ok(_) => true,
-            Err(_) => self.release_refused(entry, permit),
-        }
+        let (entry, seat) = (self.lock.entry(permit.entry()), self.seat(permit));
+        let call = |rung: &AtomicU32| self.call(entry, permit, rung);
+        let released = match me & LIGHT != 0 {
+            true => semaphore::release_lightly(seat, &entry.bell, permit.word, call).is_ok(),
+            false => semaphore::release(seat, &entry.bell, permit.word, call).is_ok(),
+        };
+        released || self.release_refused(entry, permit)
     }
 
     /// Tells whoever is at the bell, and where to look first.
     #[cold]
     fn call(&self, entry: &Entry, permit: Permit, rung: &AtomicU32) {
         let first = (self.home.load(Relaxed) >> 32) as u32;
-        entry.state.store(u64::from(permit.seat.wrapping_sub(first)) + 1, Relaxed);
+        entry.state.store(u64::from(permit.seat().wrapping_sub(first)) + 1, Relaxed);
         wake_next(rung);
     }
 
@@ -324,7 +415,7 @@ impl SharedSemaphore {
         if !self.is_held(permit) {
             return false;
         }
-        let entry = self.lock.entry(permit.entry);
+        let entry = self.lock.entry(permit.entry());
         let command = self.lock.space.segment.command(Slot::own(permit.word.slot_code()));
         entry.note_death(permit.word.epoch(), std::process::id(), &command);
         self.seat(permit).note.store(semaphore::note_of_death(permit.word, std::process::id()), Relaxed);

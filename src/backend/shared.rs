@@ -11,6 +11,7 @@ use super::lock::Spec;
 use super::wait::{Wait, Waiting, wake_one};
 use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
+use crate::os::fence as membarrier;
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::identity::Identity;
@@ -61,13 +62,16 @@ extern "C" fn in_forked_child() {
     after_fork();
 }
 
+/// In [`SharedSpace::me`]: this process is registered for heavy fences.
+pub(super) const LIGHT: u64 = 1 << 16;
+
 /// A space that this process is in.
 #[derive(Debug)]
 pub(crate) struct SharedSpace {
     pub(super) segment: Segment,
     /// With a shared `flock` for as long as we are in the space.
     directory: KeptFile,
-    /// Code of our slot (low half) and incarnation (high half). Zero in a forked child until it joined by itself.
+    /// Code of our slot (low half, with [`LIGHT`]) and incarnation (high half). Zero in a forked child until it joined by itself.
     pub(super) me: ForkWord,
     /// Only touched under [`SPACES`].
     membership: Mutex<Option<Membership>>,
@@ -165,6 +169,15 @@ impl SharedSpace {
         Ok((Slot::own(me as u16), (me >> 32) as u32))
     }
 
+    /// Has this process take part in heavy fences, if it can, so that it may release lightly.
+    pub(super) fn register_for_fences(&self) {
+        let _spaces = SPACES.lock();
+        let me = self.me.get();
+        if me != 0 && me & LIGHT == 0 && membarrier::register() {
+            self.me.set(me | LIGHT);
+        }
+    }
+
     fn slot_code(&self) -> u16 {
         self.me.get() as u16
     }
@@ -235,7 +248,7 @@ impl SharedSpace {
 
     /// Finds the lock of `name`, giving it a place if it has none.
     pub(super) fn look_up(&self, spec: &Spec) -> Result<Place> {
-        let Spec { name, kind, count, data } = spec;
+        let Spec { name, kind, count, data, room } = spec;
         let agrees = |known: Known| {
             if known.kind != *kind as u8 {
                 let is =
@@ -265,7 +278,7 @@ impl SharedSpace {
             return Err(self.segment.overwritten());
         }
         self.under_names(|slot| {
-            let wanted = Wanted { kind: *kind, count: *count, data };
+            let wanted = Wanted { kind: *kind, count: *count, data, room: *room };
             let known = match self.segment.find_for_sure(name)? {
                 Some(known) => known,
                 None => match self.segment.register(name, &wanted, slot) {

@@ -10,6 +10,7 @@ use super::shared::SharedSpace;
 use crate::Error;
 use crate::holder::Held;
 use crate::os::clock::{Deadline, Monotonic};
+use crate::os::fence as membarrier;
 use crate::os::futex::{self, Woken};
 use crate::os::liveness::Life;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
@@ -20,6 +21,8 @@ use crate::segment::waiters::{Enlisted, Target};
 
 /// The first sleep of a wait is short: the owner may have died just after it was judged.
 const FIRST_SLEEP: Duration = Duration::from_millis(10);
+/// A sleep that nobody may end.
+const SOON: Duration = Duration::from_millis(1);
 /// How long "alive" is believed without asking again.
 const BELIEVED: Duration = Duration::from_millis(5);
 /// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
@@ -138,6 +141,8 @@ pub(super) struct Wait<'a> {
     /// Who was found dead at last.
     dead: Cell<Option<Slot>>,
     enlisted: RefCell<Option<Enlisted>>,
+    /// What it waits for may be changed without it being woken.
+    blind: Cell<bool>,
 }
 
 impl<'a> Wait<'a> {
@@ -157,6 +162,7 @@ impl<'a> Wait<'a> {
             sleeps: Cell::new(0),
             dead: Cell::new(None),
             enlisted: RefCell::new(None),
+            blind: Cell::new(false),
         }
     }
 
@@ -297,6 +303,10 @@ impl Host for Wait<'_> {
         wake_one(owner)
     }
 
+    fn heavy_fence(&self) {
+        self.blind.set(!membarrier::heavy());
+    }
+
     fn doze(&self, rung: &AtomicU32, seen: u32) {
         self.sleep_on(rung, seen);
     }
@@ -304,7 +314,8 @@ impl Host for Wait<'_> {
 
 impl Wait<'_> {
     fn sleep_on(&self, word: &impl futex::Word, seen: u32) {
-        let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(self.space.check_interval);
+        let longest = if self.blind.get() { SOON } else { self.space.check_interval };
+        let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(longest);
         let until = Monotonic::now().saturating_add(span);
         let until = match self.waiting.deadline {
             Deadline::At(at) => until.min(at),
@@ -315,7 +326,7 @@ impl Wait<'_> {
             // No futex: look again soon, as often as others would be woken.
             Woken::Refused(_) => {
                 self.sleeps.set(self.sleeps.get() + 1);
-                std::thread::sleep(Duration::from_millis(1).min(until.since(Monotonic::now())));
+                std::thread::sleep(SOON.min(until.since(Monotonic::now())));
             }
             Woken::Called | Woken::Changed | Woken::Signal => {}
         }

@@ -1,6 +1,7 @@
 //! The operating system: every system call and nearly all `unsafe`. Knows nothing of locks.
 //!
 //! * [`clock`]: the monotonic clock. [`futex`]: sleeping and waking on a shared word.
+//! * [`fence`]: a fence in two halves.
 //! * [`fork`]: a word that a fork wipes, and the handlers around it.
 //! * [`identity`]: what tells a process from every other. [`liveness`]: whether the one recorded still lives.
 //! * [`byte_lock`]: open-file-description locks.
@@ -10,6 +11,8 @@
 #[allow(unsafe_code)]
 pub(crate) mod byte_lock;
 pub(crate) mod clock;
+#[allow(unsafe_code)]
+pub(crate) mod fence;
 #[allow(unsafe_code)]
 pub(crate) mod file;
 #[allow(unsafe_code)]

@@ -8,6 +8,9 @@
 //!   2. A sleeper reads the number *before* it looks, and the kernel compares it once more. So a ring after its look ends its sleep.
 //!   3. Nobody gives up after a wake without having looked once more.
 //!   4. As in [`mutex`](super::mutex): nobody but the sleeper takes itself off the count, or whoever recovers it once it is dead.
+//!   5. Where the change is a plain store, the ringer's half is a light fence between it and its look at the count, and the sleeper's a heavy one
+//!      between counting itself and its look: either the sleeper sees the change, or the ringer looks after the heavy fence and sees the
+//!      sleeper. Who has no heavy fence looks every millisecond instead.
 //! * What is waited for stays as it is until somebody takes it: a ring that wakes one is not lost when that one dies, for
 //!   the others look by themselves, and every sleep is bounded. Whoever gives up did look, and what it found, others find.
 //! * Orderings: what `look` reads it has to read `SeqCst`, and what is changed before a ring has to be changed `SeqCst`.
@@ -18,7 +21,7 @@
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::Host;
-use crate::sync::{AtomicU32, total_order};
+use crate::sync::{AtomicU32, light_fence, total_order};
 
 /// The words of a bell, as they lie in the segment.
 #[repr(C)]
@@ -36,9 +39,20 @@ impl Bell {
 
     /// Waits until `look` has an answer, for as long as `host` lets us.
     #[cold]
-    pub(crate) fn wait_until<H: Host, T>(
+    pub(crate) fn wait_until<H: Host, T>(&self, host: &H, look: impl FnMut() -> Option<T>) -> Result<T, H::Refusal> {
+        self.wait_begun(host, || (), look)
+    }
+
+    /// The same for what may be changed by whoever rings [lightly](Self::ring_lightly): invariant 5.
+    #[cold]
+    pub(crate) fn wait_fenced<H: Host, T>(&self, host: &H, look: impl FnMut() -> Option<T>) -> Result<T, H::Refusal> {
+        self.wait_begun(host, || host.heavy_fence(), look)
+    }
+
+    fn wait_begun<H: Host, T>(
         &self,
         host: &H,
+        begin: impl FnOnce(),
         mut look: impl FnMut() -> Option<T>,
     ) -> Result<T, H::Refusal> {
         let mut step = 0;
@@ -53,7 +67,7 @@ impl Bell {
         }
         // Whoever must not wait is not counted, so that attempts cost nobody a wake.
         host.may_sleep()?;
-        self.wait_counted(host, |_| (), |_| look())
+        self.wait_counted(host, |_| begin(), |_| look())
     }
 
     /// The same without spinning. `begin` runs once, after this thread is on the count, with the number of rings so far, which `look` is given
@@ -102,6 +116,16 @@ impl Bell {
         total_order();
         // SeqCst: invariant 1, the ringer's half.
         if self.sleepers.load(SeqCst) != 0 {
+            self.ring_loud(wake);
+        }
+    }
+
+    /// The same after a change that was a plain store.
+    #[inline(always)]
+    pub(crate) fn ring_lightly(&self, wake: impl FnOnce(&AtomicU32)) {
+        light_fence();
+        // Relaxed: invariant 5.
+        if self.sleepers.load(Relaxed) != 0 {
             self.ring_loud(wake);
         }
     }

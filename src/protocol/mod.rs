@@ -79,6 +79,9 @@ pub(crate) trait Host {
     /// Wakes one sleeper on `owner`; whether there was one.
     fn wake(&self, owner: &AtomicU64) -> bool;
 
+    /// The heavy half of [`light_fence`](crate::sync::light_fence), in all processes that use that. Where there is none, sleeps are short from now on.
+    fn heavy_fence(&self);
+
     /// Sleeps as `sleep` does, until `rung` is not `seen` any more.
     fn doze(&self, rung: &AtomicU32, seen: u32);
 }

@@ -96,6 +96,7 @@ impl LockWords {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn look(&self) -> OwnerWord {
         OwnerWord(self.owner.load(Acquire))
     }

@@ -10,9 +10,11 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
+use crate::digest::Checked;
 use crate::sync::AtomicU64;
 
-/// The words of a ring.
+/// The words of a ring: each position with a parity bit, so that one flipped bit is not items that nobody pushed. They do not get to
+/// 2⁶³.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring<'a> {
     pub(crate) head: &'a AtomicU64,
@@ -23,9 +25,11 @@ pub(crate) struct Ring<'a> {
 impl Ring<'_> {
     /// Head, and how many items there are; `None` if the positions say what cannot be, which without the lock they may for a moment.
     pub(crate) fn look(self) -> Option<(u64, u64)> {
-        let (head, tail) = (self.head.load(SeqCst), self.tail.load(SeqCst));
-        let len = tail.wrapping_sub(head);
-        (len <= self.capacity).then_some((head, len))
+        let [Some(head), Some(tail)] = [self.head, self.tail].map(|word| Checked::read(word.load(SeqCst))) else {
+            return None;
+        };
+        let len = tail.0.checked_sub(head.0)?;
+        (len <= self.capacity).then_some((head.0, len))
     }
 
     /// Where the item at this position lies.
@@ -35,16 +39,16 @@ impl Ring<'_> {
 
     /// Adds an item behind the `len` from `head` on, which `write` puts into its place. There is room, and the caller has the lock.
     pub(crate) fn push(self, head: u64, len: u64, write: impl FnOnce(usize)) {
-        let tail = head.wrapping_add(len);
+        let tail = head + len;
         write(self.place(tail));
-        self.tail.store(tail.wrapping_add(1), SeqCst);
+        self.tail.store(Checked(tail + 1).word(), SeqCst);
     }
 
     /// Takes the item at `head`, after `read` has come back, if the caller `still` has the lock then. There is one.
     pub(crate) fn pop<R>(self, head: u64, read: impl FnOnce(usize) -> R, still: impl FnOnce() -> bool) -> Option<R> {
         let item = read(self.place(head));
         still().then(|| {
-            self.head.store(head.wrapping_add(1), SeqCst);
+            self.head.store(Checked(head + 1).word(), SeqCst);
             item
         })
     }

@@ -1,11 +1,12 @@
 //! A semaphore: one [`Seat`] for each permit, behind a gate.
 //!
-//! The gate is the entry's owner word, a mutex with all that belongs to it. Its epoch is the last token drawn, so that tokens grow
-//! across all permits.
+//! The gate is the entry's owner word, a mutex with all that belongs to it. Tokens are drawn from it: its epoch is the last one drawn, so that they grow
+//! across all permits. Whoever takes the same permit again and again draws a *run* of them, takes its seat with one of them after the other, and
+//! only looks at the gate then: for as long as nothing was drawn after it.
 //!
 //! ```text
 //! gate      seat                 meaning
-//! free      free                 a permit for whoever draws a token and takes the seat: the fast path
+//! free      free                 a permit for whoever draws a token, or goes on with its run, and takes the seat: the fast path
 //! free      held by n            n has the permit
 //! any       free, abandoned      a permit whose last owner died with it: taken at the gate only, where its next owner is told
 //! held by n free                 n collects permits, or gives the name up: nobody takes the seat but n
@@ -14,26 +15,34 @@
 //! ```
 //!
 //! * Invariants:
-//!   1. Only a compare-and-swap from the exact word seen changes a seat's owner: one winner for each permit.
-//!   2. The fast path draws its token from a *free* gate, takes a seat *then*, and looks at the gate *then*; if somebody is there it gives
-//!      the seat back. Whoever takes the gate to find out that no permit is out, to give the name up, takes the gate *first* and looks at the
-//!      seats *then*. All are `SeqCst`, so in their one total order either it sees the seat, or the fast path sees it at the gate.
-//!   3. Nobody draws past the gate, so whoever is at it has the largest tokens, and whoever waits there is overtaken by nobody.
+//!   1. Only a compare-and-swap from the exact word seen changes a seat's owner: one winner for each permit. But a living owner's is changed by
+//!      nobody else, so it may free it by a store, if it looked that it still has it.
+//!   2. The fast path draws a token from a *free* gate, or has one left of its run, takes a seat *then*, and looks at the gate *then*; if
+//!      somebody is there, or anything was drawn after the run, it gives the seat back. Whoever takes the gate to find out that no permit is
+//!      out, to give the name up, takes the gate *first* and looks at the seats *then*. All are `SeqCst`, so in their one total order either it
+//!      sees the seat, or the fast path sees it at the gate.
+//!   3. Nobody draws past the gate, and no token is larger than its epoch, so whoever is at it has the largest tokens, and whoever waits
+//!      there is overtaken by nobody.
 //!   4. A seat is taken with a token larger than its last one: a token drawn long ago is thrown away. So the tokens of one seat grow,
 //!      and of one permit there is no earlier owner with a larger token. Whoever is at the gate takes a seat that breaks this all the
 //!      same: the seat is damaged, and sound again then.
 //!   5. Whoever waits for a seat waits at the bell, with the gate in hand: there is one at a time, who takes what comes free and keeps it until it
 //!      has all or gives up. Nobody waits for the gate who holds what it collected, so two of them never wait for each other.
-//!   6. A seat is freed *first* and the bell rung *then*; see [`bell`](super::bell).
-//!   7. A dead one's seat is taken over in this order: word, record, oracle, compare-and-swap from that first word.
+//!   6. A seat is freed *first* and the bell rung *then*; see [`bell`](super::bell), also for what a freeing store needs. Where the seats are
+//!      looked at for the name to be given up, a store that is not seen yet is a permit that somebody has.
+//!   7. Tokens of one run are on one seat only: whoever draws it takes one seat with it; tokens drawn one by one are in no run ([`word`](super::word));
+//!      those given out at the gate are in none whose end the gate's word is ([`reserve`]), nor is what a seat was before it was this name's. So a
+//!      seat's next token is nobody else's; and it is larger than those of all acquisitions that ended before it was taken, for they
+//!      were drawn before the run, or were on this seat.
+//!   8. A dead one's seat is taken over in this order: word, record, oracle, compare-and-swap from that first word.
 //! * Orderings: taking a seat is `Acquire` (in `SeqCst`; pairs with the `SeqCst` release of the owner before). Drawing is `Relaxed`:
-//!   one word alone makes tokens grow.
-//! * If we die: with a token drawn, it is nobody's. With a seat, we are a dead owner: of a permit that the caller never got, too, and the next
+//!   one word alone makes tokens grow, and whoever comes after an acquisition finds that word as it was then, or later.
+//! * If we die: with tokens drawn, they are nobody's. With a seat, we are a dead owner: of a permit that the caller never got, too, and the next
 //!   one is told once more than it need be. At the gate, the next one there goes on, and finds our seats by the oracle.
 //!   Between a release and its ring, the one at the bell looks again by itself.
 //! * Not here: how many there are, when a permit was taken, whose name it is.
 
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use super::bell::Bell;
 use super::mutex::{Failure, LockWords, thread_word};
@@ -90,15 +99,15 @@ enum Look<Obituary> {
     Damaged(OwnerWord),
 }
 
-/// Draws a token, unless somebody is at the gate. It starts from a guess, as acquiring a mutex does.
+/// Draws a token, or a run of them, unless somebody is at the gate; the first one.
 #[inline(always)]
-fn draw(gate: &LockWords, guess: OwnerWord) -> Option<OwnerWord> {
-    let mut seen = guess;
+fn draw(gate: &LockWords, run: bool) -> Option<OwnerWord> {
+    let mut seen = gate.look();
     while !seen.is_abandoned()
-        && let Step::To(drawn) = seen.draw()
+        && let Step::To(drawn) = if run { seen.draw_run() } else { seen.draw() }
     {
         match gate.owner.compare_exchange(seen.0, drawn.0, Relaxed, Relaxed) {
-            Ok(_) => return Some(drawn),
+            Ok(_) => return Some(if run { drawn.first_of_run() } else { drawn }),
             Err(now) => seen = OwnerWord(now),
         }
     }
@@ -113,7 +122,11 @@ fn take(seat: &Seat, me: Slot, token: OwnerWord) -> Option<OwnerWord> {
     if !seen.is_free() || seen.is_abandoned() || seen.epoch() >= token.epoch() {
         return None;
     }
-    let held = seen.enter(me, token);
+    enter(seat, seen, seen.enter(me, token))
+}
+
+#[inline(always)]
+fn enter(seat: &Seat, seen: OwnerWord, held: OwnerWord) -> Option<OwnerWord> {
     // FREE => HELD. Acquire (in SeqCst): what was done with the permit before. SeqCst: invariant 2.
     seat.owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed).ok()?;
     seat.note.store(note_of(held), Relaxed);
@@ -121,27 +134,56 @@ fn take(seat: &Seat, me: Slot, token: OwnerWord) -> Option<OwnerWord> {
 }
 
 impl Permits<'_> {
+    /// Acquires the permit of this seat again, if it has a token of the run that was drawn last.
+    #[inline(always)]
+    pub(crate) fn try_again(self, me: Slot, seat: &Seat, wake: impl FnOnce(&AtomicU32)) -> Option<OwnerWord> {
+        let seen = OwnerWord(seat.owner.load(Relaxed));
+        let (held, gate) = seen.enter_next(me)?;
+        let word = enter(seat, seen, held)?;
+        // Not before: nothing depends on what the gate was then, and a load less to wait for makes it quicker.
+        match self.gate_now() == gate {
+            true => Some(word),
+            false => self.undo(seat, word, wake),
+        }
+    }
+
     /// Acquires one permit, if that is possible without waiting and without a word about the dead: where it is, and its word. `hint` is where
-    /// to look first.
+    /// to look first; with `run`, it will be tried [again](Self::try_again).
     #[inline(always)]
     pub(crate) fn try_acquire(
         self,
         me: Slot,
         hint: usize,
-        guess: OwnerWord,
+        run: bool,
         wake: impl FnOnce(&AtomicU32),
     ) -> Option<(usize, OwnerWord)> {
-        let token = draw(self.gate, guess)?;
+        let token = draw(self.gate, run)?;
         let (position, word) = match self.seats.get(hint).and_then(|seat| take(seat, me, token)) {
             Some(word) => (hint, word),
-            None => self.take_another(hint, me, token)?,
+            None => self.take_another(me, hint, token)?,
         };
+        match self.gate_now().is_free() {
+            true => Some((position, word)),
+            false => self.undo(&self.seats[position], word, wake),
+        }
+    }
+
+    #[cold]
+    fn take_another(self, me: Slot, hint: usize, token: OwnerWord) -> Option<(usize, OwnerWord)> {
+        self.from(hint).find_map(|position| Some((position, take(&self.seats[position], me, token)?)))
+    }
+
+    /// The gate, for whoever took a seat.
+    #[inline(always)]
+    fn gate_now(self) -> OwnerWord {
         total_order();
         // SeqCst: invariant 2.
-        if OwnerWord(self.gate.owner.load(SeqCst)).is_free() {
-            return Some((position, word));
-        }
-        let _ = release(&self.seats[position], self.bell, word, wake);
+        OwnerWord(self.gate.owner.load(SeqCst))
+    }
+
+    #[cold]
+    fn undo<T>(self, seat: &Seat, word: OwnerWord, wake: impl FnOnce(&AtomicU32)) -> Option<T> {
+        let _ = release(seat, self.bell, word, wake);
         None
     }
 
@@ -149,11 +191,6 @@ impl Permits<'_> {
     fn from(self, start: usize) -> impl Iterator<Item = usize> {
         let start = start.min(self.seats.len());
         (start..self.seats.len()).chain(0..start)
-    }
-
-    #[inline(never)]
-    fn take_another(self, hint: usize, me: Slot, token: OwnerWord) -> Option<(usize, OwnerWord)> {
-        self.from(hint).find_map(|position| Some((position, take(&self.seats[position], me, token)?)))
     }
 
     /// Takes a seat for each of `tokens`, waiting for as long as `host` lets it. Only for whoever is at the gate. `keep` is called with each
@@ -191,7 +228,7 @@ impl Permits<'_> {
                 Some(_) => damaged.map(|word| Err(Failure::Damaged(word))),
             }
         };
-        self.bell.wait_until(host, look).map_err(Failure::Refused)?
+        self.bell.wait_fenced(host, look).map_err(Failure::Refused)?
     }
 
     /// Frees a seat that was taken at the gate for nothing, for whoever comes to the gate next: nobody else waits for it. Who has to be
@@ -213,6 +250,25 @@ pub(crate) fn release(
     wake: impl FnOnce(&AtomicU32),
 ) -> Result<OwnerWord, OwnerWord> {
     free(seat, bell, mine, mine.release(), wake)
+}
+
+/// The same for whoever registered for heavy fences, without a compare-and-swap: nobody changes the seat of a living owner, so a store is enough.
+#[inline(always)]
+pub(crate) fn release_lightly(
+    seat: &Seat,
+    bell: &Bell,
+    mine: OwnerWord,
+    wake: impl FnOnce(&AtomicU32),
+) -> Result<(), OwnerWord> {
+    // Relaxed: what is looked for is our own store.
+    let seen = OwnerWord(seat.owner.load(Relaxed));
+    if seen != mine {
+        return Err(seen);
+    }
+    // HELD => FREE. Release: what was done with the permit; pairs with `take` and `look_at`. The rest of invariant 6 is the fence's.
+    seat.owner.store(mine.release().0, Release);
+    bell.ring_lightly(wake);
+    Ok(())
 }
 
 /// The same, and the next owner is told that we left something half done.
@@ -250,9 +306,16 @@ pub(crate) fn undo_flip(seat: &Seat, bell: &Bell, me: Slot, freed: OwnerWord, wa
     }
 }
 
-/// Makes the token of whoever is at the gate, as `mine`, the first of `count` that are all its own; the word of the gate then.
-pub(crate) fn reserve<R>(gate: &LockWords, mine: OwnerWord, thread: u32, count: u32) -> Result<OwnerWord, Failure<R>> {
-    let last = mine.epoch() + u64::from(count) - 1;
+/// Draws `count` tokens for whoever is at the gate as `mine`: the word of the gate then, and the first of them. That word is not in a run: each of these
+/// tokens is for another seat, so none of them is one of a run that may go on.
+pub(crate) fn reserve<R>(
+    gate: &LockWords,
+    mine: OwnerWord,
+    thread: u32,
+    count: u32,
+) -> Result<(OwnerWord, u64), Failure<R>> {
+    let first = OwnerWord::past_run(mine.epoch());
+    let last = OwnerWord::past_run(first + u64::from(count) - 1);
     if last > OwnerWord::MAX_EPOCH {
         return Err(Failure::Exhausted);
     }
@@ -261,7 +324,7 @@ pub(crate) fn reserve<R>(gate: &LockWords, mine: OwnerWord, thread: u32, count: 
     match gate.owner.compare_exchange(mine.0, raised.0, Relaxed, Relaxed) {
         Ok(_) => {
             gate.thread.store(thread_word(thread, raised), Relaxed);
-            Ok(raised)
+            Ok((raised, first))
         }
         Err(now) => Err(Failure::Damaged(OwnerWord(now))),
     }
@@ -295,7 +358,7 @@ fn look_at<H: Host>(host: &H, me: Slot, seat: &Seat, token: OwnerWord, alive: &m
         let held = free.enter(me, token);
         // If it is another owner's, so is the word.
         let note = seat.note.load(Relaxed);
-        // FREE or HELD(dead) => HELD(me), invariant 7. Acquire (in SeqCst): what was done with the permit before.
+        // FREE or HELD(dead) => HELD(me), invariant 8. Acquire (in SeqCst): what was done with the permit before.
         match seat.owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed) {
             Ok(_) => {
                 seat.note.store(note_of(held), Relaxed);

@@ -17,8 +17,8 @@
 //! Invariants, cited by number in the files beside this one:
 //!
 //! 1. Every change of a word is a compare-and-swap from one exact earlier value.
-//! 2. The epoch grows by one whenever a slot enters the word, or a token is drawn from a free one, and never otherwise: a slot and an
-//!    epoch together name one acquisition for ever, so there is no ABA.
+//! 2. The epoch grows by one whenever a slot enters the word, by as much as it takes whenever tokens are drawn from a free one, and
+//!    never otherwise: a slot and an epoch together name one acquisition for ever, so there is no ABA.
 //! 3. Any two slot codes, and "none" with any of them, differ in at least two bits: no single flipped bit turns
 //!    one owner into another or into nobody.
 //! 4. The low 32 bits (16 of the epoch, slot, flags) are what a sleeper hands to the kernel. Two
@@ -44,6 +44,11 @@ const EPOCH_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS;
 const ONE_EPOCH: u64 = 1 << EPOCH_SHIFT;
 
 const _: () = assert!(FLAGS_MASK & SLOT_MASK == 0 && (FLAGS_MASK | SLOT_MASK) + 1 == ONE_EPOCH);
+
+/// Epochs are in blocks of this many, of which every other one is for runs, beginning with the first: it is drawn as a whole, for one word that then has
+/// one epoch of it after the other. Those between are drawn one by one.
+pub(crate) const RUN: u64 = if cfg!(hostlock_loom) { 2 } else { 64 };
+const RUN_MASK: u64 = (RUN - 1) << EPOCH_SHIFT;
 
 /// A place in the participant table, as it stands in lock words. Never a PID: a PID is reused, differs
 /// between namespaces and says nothing of a fork.
@@ -183,16 +188,48 @@ impl OwnerWord {
         Step::To(Self(((self.epoch() + 1) << EPOCH_SHIFT) | (me.code() as u64) << SLOT_SHIFT | mark))
     }
 
-    /// FREE => FREE with the next epoch, which is the caller's alone. The mark stays.
+    /// FREE => FREE with the next epoch that is in no run, which is the caller's alone. The mark stays.
     #[inline(always)]
     pub(crate) fn draw(self) -> Step {
+        self.drawn(|epoch| Self::past_run(epoch + 1))
+    }
+
+    /// FREE => FREE at the end of the next run, all of which is the caller's alone. The mark stays.
+    #[inline(always)]
+    pub(crate) fn draw_run(self) -> Step {
+        self.drawn(|epoch| (epoch | (2 * RUN - 1)) + RUN)
+    }
+
+    #[inline(always)]
+    fn drawn(self, next: impl FnOnce(u64) -> u64) -> Step {
         if !self.is_free() {
             Step::Held
-        } else if self.0 >= !0 << EPOCH_SHIFT {
+        } else if self.epoch() > Self::MAX_EPOCH - 2 * RUN {
             Step::Exhausted
         } else {
-            Step::To(Self(self.0 + ONE_EPOCH))
+            Step::To(Self(next(self.epoch()) << EPOCH_SHIFT | self.0 & FLAGS_MASK))
         }
+    }
+
+    /// The first epoch from this one on that is in no run.
+    #[inline(always)]
+    pub(crate) fn past_run(epoch: u64) -> u64 {
+        if epoch & RUN == 0 { (epoch | (RUN - 1)) + 1 } else { epoch }
+    }
+
+    /// The first epoch of the run that was drawn with this outcome.
+    #[inline(always)]
+    pub(crate) fn first_of_run(self) -> Self {
+        Self(self.0 & !RUN_MASK)
+    }
+
+    /// FREE => HELD by me with the next epoch, if what this word has is of a run and not the end of it; and what the word that it was drawn from
+    /// is if that was the last. Neither has a mark.
+    #[inline(always)]
+    pub(crate) fn enter_next(self, me: Slot) -> Option<(Self, Self)> {
+        let is_in_run = self.0 & (RUN << EPOCH_SHIFT | (ONE_EPOCH - 1)) == 0;
+        let gate = Self(self.0 | RUN_MASK);
+        (is_in_run && gate != self).then(|| (Self((self.0 + ONE_EPOCH) | (me.code() as u64) << SLOT_SHIFT), gate))
     }
 
     /// FREE => HELD by me, with a token drawn from another word. The mark stays.
@@ -271,7 +308,18 @@ mod tests {
     }
 
     fn words() -> impl Iterator<Item = OwnerWord> {
-        let epochs = [0, 1, 2, 0xFFFF, 0x1_0000, OwnerWord::MAX_EPOCH - 1, OwnerWord::MAX_EPOCH];
+        let epochs = [
+            0,
+            1,
+            RUN - 1,
+            RUN,
+            2 * RUN - 1,
+            5 * RUN - 1,
+            0xFFFF,
+            0x1_0000,
+            OwnerWord::MAX_EPOCH - 1,
+            OwnerWord::MAX_EPOCH,
+        ];
         epochs
             .into_iter()
             .flat_map(|epoch| (0u64..1 << EPOCH_SHIFT).map(move |low| OwnerWord(epoch << EPOCH_SHIFT | low)))
@@ -322,10 +370,23 @@ mod tests {
             match word.draw() {
                 Step::To(drawn) => {
                     assert!(word.is_free() && drawn.is_free());
-                    assert_eq!((drawn.epoch(), drawn.is_abandoned()), (word.epoch() + 1, word.is_abandoned()));
+                    assert_eq!(drawn.is_abandoned(), word.is_abandoned());
+                    assert!(drawn.epoch() > word.epoch() && drawn.epoch() - word.epoch() <= RUN + 1);
+                    assert_eq!(drawn.epoch() / RUN % 2, 1, "not of a run");
                 }
                 Step::Held => assert!(!word.is_free()),
-                Step::Exhausted => assert_eq!(word.epoch(), OwnerWord::MAX_EPOCH),
+                Step::Exhausted => assert!(word.epoch() > OwnerWord::MAX_EPOCH - 2 * RUN),
+            }
+            match word.draw_run() {
+                Step::To(drawn) => {
+                    assert!(word.is_free() && drawn.is_free());
+                    assert_eq!(drawn.is_abandoned(), word.is_abandoned());
+                    let first = drawn.first_of_run().epoch();
+                    assert!(first > word.epoch() && first - word.epoch() <= 2 * RUN);
+                    assert_eq!((first % (2 * RUN), drawn.epoch() - first), (0, RUN - 1));
+                }
+                Step::Held => assert!(!word.is_free()),
+                Step::Exhausted => assert!(word.epoch() > OwnerWord::MAX_EPOCH - 2 * RUN),
             }
             if word.is_free() {
                 let entered = word.enter(me, free(9));
@@ -351,6 +412,26 @@ mod tests {
                 assert_eq!((freed.epoch(), freed.is_abandoned()), (word.epoch(), mark));
                 assert_ne!(freed.low_half(), word.low_half(), "a sleeper on the held word wakes");
             }
+        }
+    }
+
+    #[test]
+    fn the_next_token_is_of_the_same_run() {
+        let me = Slot::new(4711).unwrap();
+        for word in words() {
+            let Step::To(gate) = word.draw_run() else { continue };
+            let first = gate.first_of_run().release();
+            let mut seat = first;
+            for epoch in first.epoch() + 1..=gate.epoch() {
+                let held = free(epoch).enter(me, free(epoch));
+                assert_eq!(seat.enter_next(me), Some((held, gate.release())));
+                assert_eq!((held.enter_next(me), held.abandon().enter_next(me)), (None, None));
+                seat = held.release();
+            }
+            assert_eq!(seat, gate.release());
+            assert_eq!(seat.enter_next(me), None, "it is the end");
+            let Step::To(single) = word.draw() else { panic!() };
+            assert_eq!(single.release().enter_next(me), None, "it is of no run");
         }
     }
 

@@ -18,6 +18,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::Segment;
 use super::format::{EXTENTS_EACH, Entry, Kind, LINE_WORDS, Line, Meta, UNIT};
+use crate::digest::Checked;
 use crate::protocol::rwlock::{Cell, ReaderCell};
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{OwnerWord, Slot};
@@ -33,23 +34,6 @@ pub(crate) const SEATS_EACH: usize = LINE_WORDS / 2;
 pub(crate) const DATA: usize = EXTENTS_EACH - 1;
 /// How many units each extent of cells has, in the order in which they are taken. Together they have room for every participant there can be.
 const CELL_UNITS: [u32; DATA] = [1, 5, 30, 180, 1080];
-
-/// A number of up to 63 bits with a parity bit on top, so that one flipped bit is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Checked(pub(crate) u64);
-
-impl Checked {
-    const PARITY: u64 = 1 << 63;
-
-    pub(crate) fn word(self) -> u64 {
-        debug_assert!(self.0 & Self::PARITY == 0);
-        self.0 | (self.0.count_ones() as u64 & 1) << 63
-    }
-
-    pub(crate) fn read(word: u64) -> Option<Self> {
-        word.count_ones().is_multiple_of(2).then_some(Self(word & !Self::PARITY))
-    }
-}
 
 /// A run of units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,25 +137,27 @@ pub(crate) struct Wanted<'a> {
     pub(crate) kind: Kind,
     /// Permits, members or items; 0 for a kind that has none.
     pub(crate) count: u32,
-    /// What its data is at first.
+    /// The words that its data begins with; all after them are zero.
     pub(crate) data: &'a [u64],
+    /// How many words of data there are.
+    pub(crate) room: u64,
 }
 
 impl Wanted<'_> {
     pub(crate) fn of(kind: Kind) -> Self {
-        Self { kind, count: 0, data: &[] }
+        Self { kind, count: 0, data: &[], room: 0 }
     }
 
     /// How many units it needs at first, for what, and as which of the entry's extents.
-    fn extents(&self) -> impl Iterator<Item = (usize, Content, u32)> {
+    fn extents(&self) -> impl Iterator<Item = (usize, Content, u64)> {
         let first = match self.kind {
             Kind::RwLock | Kind::RwLockData => CELL_UNITS[0],
             Kind::Semaphore | Kind::Barrier | Kind::Latch => self.count.div_ceil(UNIT_SEATS),
             _ => 0,
         };
-        let data = (self.data.len().div_ceil(LINE_WORDS) as u32).div_ceil(UNIT_LINES);
+        let data = self.room.div_ceil(u64::from(UNIT_LINES) * LINE_WORDS as u64);
         let kind = self.kind;
-        [(0, first), (DATA, data)]
+        [(0, u64::from(first)), (DATA, data)]
             .into_iter()
             .filter(|(_, units)| *units != 0)
             .map(move |(index, units)| (index, Content::of(kind, index), units))
@@ -204,7 +190,7 @@ impl Segment {
     pub(super) fn settle(&self, index: u32, wanted: &Wanted<'_>, free: u64) -> bool {
         let entry = &self.entries[index as usize];
         for (number, content, units) in wanted.extents() {
-            let Some(extent) = self.allocate(index, content, units) else {
+            let Some(extent) = u32::try_from(units).ok().and_then(|units| self.allocate(index, content, units)) else {
                 self.clear_extents(index);
                 return false;
             };
@@ -344,7 +330,7 @@ impl Segment {
 
     /// What to say where there is no room for a name.
     pub(crate) fn no_extents(&self, name: &str, wanted: &Wanted<'_>) -> Error {
-        let needed: u64 = wanted.extents().map(|(.., units)| u64::from(units) * UNIT).sum();
+        let needed: u64 = wanted.extents().map(|(.., units)| units.saturating_mul(UNIT)).sum();
         let capacity = self.header.extents_size;
         Error::NoExtents {
             path: self.space().into(),

@@ -290,7 +290,7 @@ pub(crate) struct Entry {
     pub(crate) recovered: AtomicU64,
     /// Where its extents are: see `segment::extents`.
     pub(crate) extents: [AtomicU64; EXTENTS_EACH],
-    /// How many permits, members or items it was made for: see `segment::extents::Checked`.
+    /// How many permits, members or items it was made for: see `digest::Checked`.
     pub(crate) count: AtomicU64,
     pub(crate) reserved: [AtomicU64; 1],
 }

@@ -127,8 +127,9 @@ impl Segment {
         let entry = &self.entries[index as usize];
         // Everything from here to the end is under the entry's own lock (invariant 1).
         let (generation, held) = self.wipe(index, held);
-        // Not the epoch of any word that was there before: whoever is late does not find what it expects.
-        let free = held.release().0;
+        // Not the epoch of any word that was there before: whoever is late does not find what it expects. Nor one of a run
+        // of this name's.
+        let free = OwnerWord::free_at(held.epoch() - 1).0;
         let settled = self.settle(index, wanted, free) || self.make_room(me) && self.settle(index, wanted, free);
         if !settled {
             let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
@@ -160,7 +161,8 @@ impl Segment {
         let entry = &self.entries[index as usize];
         // Both numbers are a peer's to damage: an epoch has 48 bits, and a generation must be a new one for this entry.
         let floor = (self.globals().epoch_floor.load(Relaxed) & OwnerWord::MAX_EPOCH).max(held.epoch());
-        let floor = (floor + 1).min(OwnerWord::MAX_EPOCH);
+        // Above an epoch that was nobody's either: see `register`.
+        let floor = OwnerWord::past_run(floor + 2).min(OwnerWord::MAX_EPOCH);
         self.globals().epoch_floor.store(floor, Relaxed);
         let last = Meta(entry.meta.load(Relaxed)).generation();
         let next = self.globals().generation.load(Relaxed).wrapping_add(1);

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod chance;
+pub mod filter;
 pub mod raw;
 #[cfg(feature = "cli")]
 pub mod tool;

@@ -60,6 +60,10 @@ pub fn dying_with_us(mut command: Command) -> Command {
     unsafe {
         command.pre_exec(|| {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // Whoever started the tests may ignore some (`nohup`).
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+                nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl)?;
+            }
             Ok(())
         })
     };

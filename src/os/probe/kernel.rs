@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
 
 use super::Tried;
-use crate::os::{file, identity};
+use crate::os::{fence, file, identity};
 
 /// The inode of my pidfd; `None` where pidfds have none of their own.
 pub(crate) fn pidfd() -> Result<Option<u64>, Errno> {
@@ -96,11 +96,9 @@ pub(crate) fn futex_waitv() -> Tried {
     }
 }
 
-/// A fence in all processes that registered for it; this one does not.
+/// A fence in all processes that registered for it, as this one does.
 pub(crate) fn membarrier() -> Tried {
-    // SAFETY: no pointers.
-    let called = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) };
-    Errno::result(called).map_or_else(Tried::from, |_| Tried::Works)
+    if fence::register() && fence::heavy() { Tried::Works } else { Errno::last().into() }
 }
 
 /// The magic number of the file system at `path`, and its name if it is a network's.

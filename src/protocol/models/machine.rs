@@ -19,7 +19,7 @@ use loom::sync::{Condvar, Mutex};
 
 use super::super::word::{OwnerWord, Slot};
 use super::super::{Host, Verdict};
-use crate::sync::{AtomicU32, AtomicU64, as_one_step, with_fuse};
+use crate::sync::{AtomicU32, AtomicU64, as_one_step, total_order, with_fuse};
 
 /// Who can take part: the three threads of a model, the thread that starts them, and one who was there before.
 pub(super) const PARTICIPANTS: usize = 5;
@@ -352,6 +352,10 @@ impl Host for Thread {
 
     fn wake(&self, _: &AtomicU64) -> bool {
         self.machine.wake(Futex::Lock)
+    }
+
+    fn heavy_fence(&self) {
+        total_order();
     }
 
     fn doze(&self, rung: &AtomicU32, seen: u32) {

@@ -16,7 +16,7 @@
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
 //! * [`seeded`]: bugs put in on purpose, each of which must be caught by one of these.
 //! * [`ring`]: items under a mutex.
-//! * [`semaphore`]: permits behind a gate; [`semaphore_seeded`]: its bugs.
+//! * [`semaphore`]: permits behind a gate, in the [`semaphore_world`]; [`semaphore_seeded`]: its bugs.
 //! * [`rwlock`]: readers and writers, in the [`rwlock_world`]; [`rwlock_seeded`]: their bugs.
 //!
 //! Models run in two modes (see [`crate::sync`]): RMW for interleavings, plain for orderings. The bound on preemptions is 3, because
@@ -43,6 +43,7 @@ mod rwlock_world;
 mod seeded;
 mod semaphore;
 mod semaphore_seeded;
+mod semaphore_world;
 mod world;
 
 use std::process::Command;

@@ -14,6 +14,7 @@ use super::super::ring::Ring;
 use super::super::word::OwnerWord;
 use super::machine::{Futex, Machine, Thread, slot};
 use super::{Mode, explore, is_caught, sweep};
+use crate::digest::Checked;
 use crate::sync::AtomicU64;
 
 const CAPACITY: usize = 2;
@@ -90,7 +91,7 @@ impl Belt {
             let (head, len) = self.ring().look().expect("positions that can be");
             let write = |place: usize| self.items[place].iter().for_each(|word| word.store(value, Relaxed));
             if self.bug == Bug::TailBeforeTheItem {
-                self.tail.store(head + len + 1, SeqCst);
+                self.tail.store(Checked(head + len + 1).word(), SeqCst);
                 write(self.ring().place(head + len));
             } else {
                 self.ring().push(head, len, write);
@@ -112,7 +113,7 @@ impl Belt {
                 self.popped.borrow_mut().push(one);
             };
             if self.bug == Bug::HeadBeforeTheItem {
-                self.head.store(head + 1, SeqCst);
+                self.head.store(Checked(head + 1).word(), SeqCst);
                 read(self.ring().place(head));
             } else {
                 self.ring().pop(head, read, || true);

@@ -1,17 +1,18 @@
 //! Bugs in the semaphore that its models must catch. [`Copied`] is what they explore, written out once more with a switch for each bug;
 //! each runs in a process of its own, as in [`seeded`](super::seeded).
 
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use super::super::bell::Bell;
-use super::super::mutex::Failure;
+use super::super::mutex::{Failure, LockWords};
 use super::super::seat::Seat;
 use super::super::semaphore::{self, Permits, Taken};
 use super::super::word::{Owner, OwnerWord, Slot, Step};
 use super::super::{Host, Verdict};
 use super::machine::{Expired, Thread};
-use super::semaphore::{Algorithm, cleaned_up_beside, heir_dies, heir_gives_up, name_is_given_up, one_dies};
-use super::semaphore::{one_gives_up, turns};
+use super::semaphore::{after_the_gate, cleaned_up_beside, heir_dies, heir_gives_up, name_is_given_up, one_dies};
+use super::semaphore::{one_gives_up, turns, turns_again};
+use super::semaphore_world::{Algorithm, Real};
 use super::{Mode, explore, one_is_caught, sweep};
 use crate::sync::{AtomicU32, total_order};
 
@@ -24,12 +25,24 @@ enum Bug {
     TokenIsNotDrawn,
     /// A token drawn long ago is used all the same.
     OldTokenIsUsed,
+    /// A seat is taken with the next token of a run though another was drawn meanwhile.
+    OldRunGoesOn,
+    /// A seat is taken with its next token though its run is over.
+    RunHasNoEnd,
+    /// Tokens that are drawn one by one are of runs.
+    DrawnFromRuns,
+    /// Tokens that are given out at the gate are of a run that may go on.
+    GateLeavesRunOpen,
     /// A seat is taken by a load and a store.
     SeatIsTakenByStore,
     /// What was done with a permit is not released.
     ReleaseIsRelaxed,
     /// Whoever frees a seat looks whether somebody sleeps, then frees it.
     RungBeforeTheRelease,
+    /// Whoever frees a seat by a store looks whether somebody sleeps, with nothing between.
+    NoLightFence,
+    /// Whoever sleeps has no fence put into the others.
+    NoHeavyFence,
     /// Whoever meets somebody at the gate gives its seat back and tells nobody.
     UndoneWithoutRinging,
     /// Several permits are collected by whoever wants them, side by side.
@@ -56,17 +69,43 @@ impl Copied {
         self.0 == bug
     }
 
-    fn draw(self, permits: Permits<'_>, guess: OwnerWord) -> Option<OwnerWord> {
-        let mut seen = guess;
-        while let Step::To(drawn) = seen.draw() {
+    fn draw(self, permits: Permits<'_>, run: bool) -> Option<OwnerWord> {
+        let mut seen = permits.gate.look();
+        loop {
+            let step = match run {
+                true => seen.draw_run(),
+                false if self.has(Bug::DrawnFromRuns) && seen.is_free() => {
+                    Step::To(OwnerWord::free_at(seen.epoch() + 1))
+                }
+                false => seen.draw(),
+            };
+            let Step::To(drawn) = step else { return None };
+            let first = if run { drawn.first_of_run() } else { drawn };
             if self.has(Bug::TokenIsNotDrawn) {
-                return Some(drawn);
+                return Some(first);
             }
             match permits.gate.owner.compare_exchange(seen.0, drawn.0, Relaxed, Relaxed) {
-                Ok(_) => return Some(drawn),
+                Ok(_) => return Some(first),
                 Err(now) => seen = OwnerWord(now),
             }
         }
+    }
+
+    fn take_again(self, permits: Permits<'_>, seat: &Seat, me: Slot, wake: &dyn Fn(&AtomicU32)) -> Option<OwnerWord> {
+        let seen = OwnerWord(seat.owner.load(Relaxed));
+        let (held, gate) = match seen.enter_next(me) {
+            None if self.has(Bug::RunHasNoEnd) && seen.is_free() && !seen.is_abandoned() => {
+                (seen.enter(me, OwnerWord::free_at(seen.epoch() + 1)), seen)
+            }
+            next => next?,
+        };
+        seat.owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed).ok()?;
+        total_order();
+        let now = OwnerWord(permits.gate.owner.load(SeqCst));
+        if now == gate || self.has(Bug::OldRunGoesOn) && now.is_free() {
+            return Some(held);
+        }
+        self.release(seat, permits.bell, held, wake);
         None
     }
 
@@ -114,13 +153,16 @@ impl Algorithm for Copied {
         self,
         permits: Permits<'_>,
         me: Slot,
-        _: usize,
-        guess: OwnerWord,
+        (hint, run): (usize, bool),
         wake: &dyn Fn(&AtomicU32),
     ) -> Option<(usize, OwnerWord)> {
-        let token = self.draw(permits, guess)?;
-        let mut seats = permits.seats.iter().enumerate();
-        let (position, word) = seats.find_map(|(position, seat)| Some((position, self.take(seat, me, token)?)))?;
+        if let Some(word) = self.take_again(permits, &permits.seats[hint], me, wake) {
+            return Some((hint, word));
+        }
+        let token = self.draw(permits, run)?;
+        let mut seats = (hint..permits.seats.len()).chain(0..hint);
+        let (position, word) =
+            seats.find_map(|position| Some((position, self.take(&permits.seats[position], me, token)?)))?;
         total_order();
         if self.has(Bug::GateIsNotLookedAt) || OwnerWord(permits.gate.owner.load(SeqCst)).is_free() {
             return Some((position, word));
@@ -152,7 +194,10 @@ impl Algorithm for Copied {
             }
             token.is_none().then_some(())
         };
-        permits.bell.wait_until(host, look).map_err(Failure::Refused)
+        match self.has(Bug::NoHeavyFence) {
+            true => sleep_unfenced(permits.bell, host, look).map_err(Failure::Refused),
+            false => permits.bell.wait_fenced(host, look).map_err(Failure::Refused),
+        }
     }
 
     fn put_back(self, permits: Permits<'_>, taken: &Taken<Slot>) {
@@ -178,7 +223,27 @@ impl Algorithm for Copied {
             bell.ring(wake);
             return freed;
         }
-        semaphore::release(seat, bell, mine, wake).is_ok()
+        if self.has(Bug::NoLightFence) {
+            seat.owner.store(mine.release().0, Release);
+            if bell.sleepers.load(Relaxed) != 0 {
+                bell.rung.fetch_add(1, SeqCst);
+                wake(&bell.rung);
+            }
+            return true;
+        }
+        if self.has(Bug::NoHeavyFence) {
+            return semaphore::release_lightly(seat, bell, mine, wake).is_ok();
+        }
+        Real.release(seat, bell, mine, wake)
+    }
+
+    fn reserve(self, gate: &LockWords, mine: OwnerWord, count: u32) -> (OwnerWord, u64) {
+        if !self.has(Bug::GateLeavesRunOpen) {
+            return Real.reserve(gate, mine, count);
+        }
+        let raised = mine.raise(mine.epoch() + u64::from(count) - 1);
+        gate.owner.compare_exchange(mine.0, raised.0, Relaxed, Relaxed).expect("the gate is ours");
+        (raised, mine.epoch())
     }
 
     fn goes_to_the_gate(self, count: usize) -> bool {
@@ -188,6 +253,26 @@ impl Algorithm for Copied {
     fn puts_back_first(self) -> bool {
         !self.has(Bug::PutBackAfterTheGate)
     }
+}
+
+/// As the bell does, but for its fences.
+fn sleep_unfenced(bell: &Bell, host: &Thread, mut look: impl FnMut() -> Option<()>) -> Result<(), Expired> {
+    bell.sleepers.fetch_add(1, SeqCst);
+    host.enlist();
+    let outcome = loop {
+        let rung = bell.rung.load(SeqCst);
+        if look().is_some() {
+            break Ok(());
+        }
+        if let Err(expired) = host.may_sleep() {
+            break Err(expired);
+        }
+        host.doze(&bell.rung, rung);
+    };
+    if host.delist() {
+        bell.uncount();
+    }
+    outcome
 }
 
 impl OwnerWord {
@@ -202,6 +287,9 @@ fn run(bug: Bug, mode: Mode, bound: usize) {
     let algorithm = Copied(bug);
     explore("seeded, semaphore, heir gives up", mode, bound, move || heir_gives_up(algorithm));
     explore("seeded, semaphore, name given up", mode, bound, move || name_is_given_up(algorithm, 1));
+    explore("seeded, semaphore, after the gate", mode, bound, move || after_the_gate(algorithm));
+    explore("seeded, semaphore, again beside one", mode, bound, move || turns_again(algorithm, 2, &[3, 1]));
+    explore("seeded, semaphore, again beside again", mode, bound, move || turns_again(algorithm, 2, &[2, 2]));
     explore("seeded, semaphore, two for one", mode, bound, move || turns(algorithm, 1, &[1, 1]));
     explore("seeded, semaphore, one gives up", mode, bound, move || one_gives_up(algorithm, 2));
     explore("seeded, semaphore, both want both", mode, bound, move || turns(algorithm, 2, &[2, 2]));
@@ -228,9 +316,15 @@ const BUGS: &[(Bug, Mode, &[&str])] = &[
     (Bug::GateIsNotLookedAt, Mode::Rmw, &[UNORDERED, STOLEN]),
     (Bug::TokenIsNotDrawn, Mode::Rmw, &[NOT_GROWING]),
     (Bug::OldTokenIsUsed, Mode::Rmw, &[NOT_GROWING]),
+    (Bug::OldRunGoesOn, Mode::Rmw, &[NOT_GROWING]),
+    (Bug::RunHasNoEnd, Mode::Rmw, &[NOT_GROWING]),
+    (Bug::DrawnFromRuns, Mode::Rmw, &[NOT_GROWING]),
+    (Bug::GateLeavesRunOpen, Mode::Rmw, &[NOT_GROWING]),
     (Bug::SeatIsTakenByStore, Mode::Rmw, &[STOLEN, UNORDERED, NOT_GROWING]),
     (Bug::ReleaseIsRelaxed, Mode::Plain, &[UNORDERED]),
     (Bug::RungBeforeTheRelease, Mode::Rmw, &[DEADLOCK]),
+    (Bug::NoLightFence, Mode::Plain, &[DEADLOCK]),
+    (Bug::NoHeavyFence, Mode::Plain, &[DEADLOCK]),
     (Bug::UndoneWithoutRinging, Mode::Rmw, &[DEADLOCK]),
     (Bug::CollectedWithoutTheGate, Mode::Rmw, &[DEADLOCK, "is taken"]),
     (Bug::NotPutBack, Mode::Rmw, &[DEADLOCK, NOT_FREE]),
