@@ -57,10 +57,10 @@ pub(super) fn findings(place: &Place) -> Vec<Finding> {
         robust_list(),
         of(Machine, "futex_waitv", probe::futex_waitv(), "sleeping on several words is there")
             .need(Need::Nothing, NOT_USED),
-        of(Machine, "membarrier", probe::membarrier(), "GLOBAL_EXPEDITED is there").need(Need::Nothing, NOT_USED),
+        membarrier(),
     ];
-    for draft in drafts.iter_mut().rev().take(2) {
-        draft.0.follows = NOT_USED.into();
+    if let Some(unused) = drafts.iter_mut().find(|draft| draft.0.name == "futex_waitv") {
+        unused.0.follows = NOT_USED.into();
     }
     drafts.extend([pid_namespace(), time_namespace(), user_namespace(), mount_namespace()]);
     drafts.into_iter().map(|draft| draft.0).collect()
@@ -96,6 +96,17 @@ fn pidfd_inode() -> Draft {
         Err(errno) => found(Machine, "pidfs inode", Verdict::Unknown, format!("not tried: pidfd_open says {errno:?}")),
     };
     draft.need(Need::Helpful, &format!("a PID used again is told by its start time, in steps of 10 ms; {BY_THE_BYTE}"))
+}
+
+fn membarrier() -> Draft {
+    of(
+        Machine,
+        "membarrier",
+        probe::membarrier(),
+        "a fence can be put into the threads of all processes that registered",
+    )
+    .need(Need::Helpful, "permits are given back by a compare-and-swap, and who waits for one looks every millisecond")
+    .advice_if_missing("Linux has it since 4.16; if it is newer, let the container's filter allow the call")
 }
 
 fn proc() -> Draft {
