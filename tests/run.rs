@@ -354,7 +354,7 @@ fn the_command_starts_with_the_signals_that_hostlock_was_started_with() {
         let mut command = match tool {
             true => place.command("run", &["a", "--", "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]),
             false => {
-                let mut command = Command::new("grep");
+                let mut command = dying_with_us(Command::new("grep"));
                 command.args(["-E", "Sig(Blk|Ign)", "/proc/self/status"]);
                 command
             }
