@@ -34,13 +34,12 @@ fn pseudo_terminal() -> nix::pty::OpenptyResult {
 impl Terminal {
     fn new() -> Self {
         let pty = pseudo_terminal();
-        let mut shell = Command::new("bash");
+        let mut shell = dying_with_us(Command::new("bash"));
         shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "").env("TERM", "dumb");
         shell.stdin(pty.slave.try_clone().unwrap()).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
         // SAFETY: these calls are async-signal-safe and are given valid arguments.
         unsafe {
             shell.pre_exec(|| {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
                 nix::unistd::setsid()?;
                 nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
                 Ok(())
