@@ -310,6 +310,56 @@ pub enum Error {
         what: String,
     },
 
+    /// The space is made of something that this process cannot use. Nobody falls back to another mechanism: two would not exclude each other.
+    #[error(
+        "the space {path} is made of a {backend}, and this process is refused what that takes: {missing}; \
+         let the process have that (a container's filter, perhaps), or end all processes of the space and move it to lock files: \
+         hostlock move --to files",
+        path = path.display()
+    )]
+    BackendUnusable {
+        /// The space's directory.
+        path: PathBuf,
+        /// What it is made of.
+        backend: crate::Backend,
+        /// What is missing, and what the system says.
+        missing: String,
+    },
+
+    /// Nothing else can be made of the space now.
+    #[error("the space {path} cannot be moved to {to}: {why}", path = path.display())]
+    CannotMove {
+        /// The space's directory.
+        path: PathBuf,
+        /// What it was to be made of.
+        to: crate::Backend,
+        /// Who is in the way, or what would be lost.
+        why: String,
+    },
+
+    /// What the space is made of cannot do that.
+    #[error(
+        "the space {path} is made of {backend}, and there is no {what} there; create the space with Backend::Segment",
+        path = path.display()
+    )]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What the space is made of.
+        backend: crate::Backend,
+        /// The space's directory.
+        path: PathBuf,
+    },
+
+    /// A lock file was deleted or replaced, and it is not certain that nobody holds the lock in the one that was. Whoever has it open goes on.
+    #[error("the lock file {path} was deleted or replaced: {why}", path = path.display())]
+    LockFileGone {
+        /// The file.
+        path: PathBuf,
+        /// What keeps it from being made anew, and what to do.
+        why: String,
+    },
+
     /// A system call failed in a way that has no name of its own.
     #[error("cannot {doing} {path}: {source}", path = path.display())]
     System {

@@ -7,7 +7,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// The process, as its own PID namespace numbers it (see [`elsewhere`](Self::elsewhere)).
+    /// The process, as its own PID namespace numbers it (see [`elsewhere`](Self::elsewhere)). 0: somebody has the lock, and who is not known; the
+    /// process that acquired a lock file died, and a child of its that it should not have left the lock to goes on.
     pub pid: u32,
     /// The kernel's id of the thread that holds it, if it was acquired with a guard that stays in its thread.
     pub thread: Option<u32>,
@@ -61,7 +62,10 @@ pub enum Held {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {}", self.pid)?;
+        match self.pid {
+            0 => write!(f, "a process that is not known")?,
+            pid => write!(f, "pid {pid}")?,
+        }
         if !self.command.is_empty() {
             write!(f, " ({})", self.command)?;
         }

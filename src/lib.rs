@@ -98,7 +98,7 @@ pub use {
     },
     error::{Error, Result},
     holder::{Abandoned, Held, Holder, Process},
-    report::{Inspection, LockKind, LockReport, ParticipantReport, Permits, Usage, WaiterReport},
+    report::{Backend, Inspection, LockKind, LockReport, ParticipantReport, Permits, Usage, WaiterReport},
 };
 
 /// For the traits that data has to have: see [`Plain`].

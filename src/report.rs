@@ -18,11 +18,13 @@ pub struct Inspection {
     pub created: SystemTime,
     /// The permissions its file was created with.
     pub mode: u32,
+    /// What its locks are: never [`Backend::Auto`].
+    pub backend: Backend,
     /// How much of it is in use.
     pub usage: Usage,
     /// Every name that has a lock, in the order of the names.
     pub locks: Vec<LockReport>,
-    /// Every process in it, also the dead that nobody cleaned up after.
+    /// Every process in it, also the dead that nobody cleaned up after. Lock files keep no list: it is empty.
     pub participants: Vec<ParticipantReport>,
 }
 
@@ -32,13 +34,13 @@ pub struct Inspection {
 pub struct Usage {
     /// Registered processes, dead ones that nobody cleaned up after included.
     pub participants: usize,
-    /// How many processes there is room for.
+    /// How many processes there is room for. 0: for any number, in lock files.
     pub participants_capacity: usize,
     /// Names that have a lock.
     pub locks: usize,
     /// How many names there is room for, before unused ones are given up.
     pub locks_capacity: usize,
-    /// Threads that sleep, waiting for a lock.
+    /// Threads that sleep, waiting for a lock. Whoever waits for a lock file is not noted anywhere.
     pub waiting: usize,
 }
 
@@ -64,7 +66,7 @@ pub struct LockReport {
     pub waiters: Vec<WaiterReport>,
     /// The token of the present or the last acquisition.
     pub token: u64,
-    /// How many acquisitions had to sleep.
+    /// How many acquisitions had to sleep. Not counted of lock files.
     pub contended: u64,
     /// How many owners died holding it.
     pub recovered: u64,
@@ -80,6 +82,29 @@ pub struct Permits {
     pub used: u32,
     /// All of them.
     pub total: u32,
+}
+
+/// What the locks of a space are. Whoever creates a space decides it; all others follow, or fail and say what they lack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backend {
+    /// A segment, unless the creator cannot use one: then lock files. Of a space that exists: whatever it has.
+    #[default]
+    Auto,
+    /// Words in a mapped file, and a futex to wait on. Everything in this crate works there.
+    Segment,
+    /// Lock files, locked by `flock`: where a mapped segment cannot serve. There are mutexes, read-write locks and semaphores; waiting is polling.
+    Files,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Segment => "segment",
+            Self::Files => "files",
+        })
+    }
 }
 
 /// What a name is.

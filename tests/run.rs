@@ -76,7 +76,7 @@ fn wrong_calls_are_one_line_and_64() {
 
 #[test]
 fn help_fits_a_screen_and_the_manual_has_examples() {
-    for verb in ["run", "status", "doctor"] {
+    for verb in ["run", "status", "move", "doctor"] {
         let short = output(Command::new(env!("CARGO_BIN_EXE_hostlock")).args([verb, "-h"]));
         let text = stdout(&short);
         assert!(short.status.success() && stderr(&short).is_empty());

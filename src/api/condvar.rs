@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::mutex::MutexGuard;
 use crate::Result;
 use crate::backend::condvar::SharedCondvar;
+use crate::backend::either::AsExclusive;
 use crate::os::clock::Deadline;
 use crate::os::fork;
 
@@ -134,8 +135,9 @@ impl Condvar {
         deadline: Deadline,
     ) -> Result<(MutexGuard<'a>, WaitTimeoutResult)> {
         let (mutex, held) = guard.parts();
-        self.0.check(mutex)?;
-        let notified = self.0.wait(fork::thread(), deadline, (mutex, held), || drop(guard))?;
+        let words = mutex.exclusive().segment("condition variable")?;
+        self.0.check(words)?;
+        let notified = self.0.wait(fork::thread(), deadline, (words, held), || drop(guard))?;
         Ok((MutexGuard::acquire(mutex)?, WaitTimeoutResult(!notified)))
     }
 }

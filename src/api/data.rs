@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use super::guard::{Hold, now};
 use super::mutex::Mutex;
 use super::rwlock::{Read, RwLock};
-use crate::backend::lock::SharedLock;
-use crate::backend::rwlock::SharedRwLock;
+use crate::backend::either::{AsExclusive, Lock, ReadWrite};
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Result};
+
+/// What only a segment can have.
+const DATA: &str = "lock with data";
 
 /// What a plain [`Mutex`] or [`RwLock`] guards: nothing that it knows of.
 #[derive(Debug)]
@@ -146,7 +148,7 @@ pub trait WritesData: DerefMut + sealed::Sealed {
 }
 
 /// A copy of the data, and the acquisition under which it is written back.
-struct Writing<L: Borrow<SharedLock>, T: Plain> {
+struct Writing<L: AsExclusive, T: Plain> {
     hold: Hold<L>,
     value: T,
     /// The copy was lent for changing since it was last written back.
@@ -159,10 +161,10 @@ struct Writing<L: Borrow<SharedLock>, T: Plain> {
     panicking: bool,
 }
 
-impl<L: Borrow<SharedLock>, T: Plain> Writing<L, T> {
+impl<L: AsExclusive, T: Plain> Writing<L, T> {
     fn new(mut hold: Hold<L>) -> Result<(Self, Option<Abandoned>)> {
         let dead = hold.abandoned().cloned();
-        match hold.lock.borrow().load(hold.acquisition.entry()) {
+        match hold.lock.exclusive().segment(DATA).and_then(|lock| lock.load(hold.acquisition.entry())) {
             Ok(value) => {
                 let (marked, panicking) = (dead.is_some(), std::thread::panicking());
                 Ok((Self { hold, value, changed: false, marked, lent: false, panicking }, dead))
@@ -178,10 +180,10 @@ impl<L: Borrow<SharedLock>, T: Plain> Writing<L, T> {
     fn save(&mut self) -> Result<()> {
         if std::mem::take(&mut self.changed) {
             if !self.hold.is_held() {
-                let name = self.hold.lock.borrow().name().into();
+                let name = self.hold.lock.exclusive().name().into();
                 return Err(crate::Error::Lost { name, token: self.hold.token() });
             }
-            self.hold.lock.borrow().store(self.hold.acquisition.entry(), &self.value)?;
+            self.hold.lock.exclusive().segment(DATA)?.store(self.hold.acquisition.entry(), &self.value)?;
         }
         Ok(())
     }
@@ -196,7 +198,7 @@ impl<L: Borrow<SharedLock>, T: Plain> Writing<L, T> {
     }
 }
 
-impl<L: Borrow<SharedLock>, T: Plain> Drop for Writing<L, T> {
+impl<L: AsExclusive, T: Plain> Drop for Writing<L, T> {
     fn drop(&mut self) {
         // As std's locks are poisoned: a panic that began meanwhile may have come between two changes.
         if self.lent && !self.panicking && std::thread::panicking() {
@@ -212,15 +214,15 @@ impl<L: Borrow<SharedLock>, T: Plain> Drop for Writing<L, T> {
 }
 
 /// A copy of the data, and the reader under which it stays true.
-struct Viewing<L: Borrow<SharedRwLock>, T: Plain> {
+struct Viewing<L: Borrow<ReadWrite>, T: Plain> {
     read: Read<L>,
     value: T,
 }
 
-impl<L: Borrow<SharedRwLock>, T: Plain> Viewing<L, T> {
+impl<L: Borrow<ReadWrite>, T: Plain> Viewing<L, T> {
     fn new(read: Read<L>) -> Result<(Self, Option<Abandoned>)> {
         let dead = read.told.as_deref().cloned();
-        let value = read.lock.borrow().lock().load(read.reading.entry())?;
+        let value = read.lock.borrow().segment(DATA)?.lock().load(read.reading.entry())?;
         Ok((Self { read, value }, dead))
     }
 }
@@ -314,19 +316,19 @@ macro_rules! writing_guard {
 
 writing_guard! {
     /// The value of a [`Mutex`] with data, until this is dropped. It stays in the thread that acquired it.
-    MutexDataGuard, &'a SharedLock, 'a, std::sync::MutexGuard<'static, ()>
+    MutexDataGuard, &'a Lock, 'a, std::sync::MutexGuard<'static, ()>
 }
 writing_guard! {
     /// The value of a [`Mutex`] with data, until this is dropped; it can be stored, and sent to another thread.
-    OwnedMutexDataGuard, SharedLock
+    OwnedMutexDataGuard, Lock
 }
 writing_guard! {
     /// The value of a [`RwLock`] with data, for changing it, until this is dropped. It stays in the thread that acquired it.
-    RwLockWriteDataGuard, &'a SharedRwLock, 'a, std::sync::RwLockWriteGuard<'static, ()>
+    RwLockWriteDataGuard, &'a ReadWrite, 'a, std::sync::RwLockWriteGuard<'static, ()>
 }
 writing_guard! {
     /// The value of a [`RwLock`] with data, for changing it, until this is dropped; it can be stored, and sent to another thread.
-    OwnedRwLockWriteDataGuard, SharedRwLock
+    OwnedRwLockWriteDataGuard, ReadWrite
 }
 
 macro_rules! viewing_guard {
@@ -350,7 +352,7 @@ macro_rules! viewing_guard {
             /// The token of the write that this is.
             pub fn token(&self) -> u64 {
                 let read = &self.viewing.read;
-                let lock: &SharedRwLock = read.lock.borrow();
+                let lock: &ReadWrite = read.lock.borrow();
                 lock.token_of(read.reading)
             }
 
@@ -381,11 +383,11 @@ macro_rules! viewing_guard {
 
 viewing_guard! {
     /// The value of a [`RwLock`] with data, for reading, until this is dropped. It stays in the thread that acquired it.
-    RwLockReadDataGuard, &'a SharedRwLock, 'a, std::sync::RwLockReadGuard<'static, ()>
+    RwLockReadDataGuard, &'a ReadWrite, 'a, std::sync::RwLockReadGuard<'static, ()>
 }
 viewing_guard! {
     /// The value of a [`RwLock`] with data, for reading, until this is dropped; it can be stored, and sent to another thread.
-    OwnedRwLockReadDataGuard, SharedRwLock
+    OwnedRwLockReadDataGuard, ReadWrite
 }
 
 /// What one kind of acquiring has in four forms.

@@ -26,7 +26,7 @@ use nix::errno::Errno;
 
 use crate::os::probe::{self, Scratch, Tried};
 use crate::segment::open::Options;
-use crate::{Error, Result, SpaceBuilder};
+use crate::{Backend, Error, Result, SpaceBuilder};
 
 /// What was found. Made by [`SpaceBuilder::diagnose`].
 #[derive(Clone, Debug)]
@@ -189,13 +189,15 @@ struct Place {
     /// The nearest directory that is there.
     nearest: PathBuf,
     space: PathBuf,
-    /// There is a segment, sound or not.
+    /// There is a space, sound or not.
     exists: bool,
+    /// What it is made of, or would be.
+    made: Backend,
     scratch: io::Result<Scratch>,
 }
 
 impl Place {
-    fn of(options: &Options, existing: &Result<bool>) -> Result<Self> {
+    fn of(options: &Options, existing: &Result<Option<Backend>>) -> Result<Self> {
         let root = options.root_path()?;
         let space = root.join(&options.name);
         // Only the default root is made by whoever comes first.
@@ -203,14 +205,25 @@ impl Place {
             Some(parent) if options.root.is_none() && !root.exists() => parent.to_owned(),
             _ => root.clone(),
         };
-        let exists = matches!(existing, Ok(true)) || space.join("segment").exists();
+        let there = existing.as_ref().ok().copied().flatten().or_else(|| options.backend_at(&space));
         let scratch = Scratch::new(&nearest);
-        Ok(Self { root, nearest, space, exists, scratch })
+        let (exists, made) = (there.is_some(), there.unwrap_or_else(|| options.backend_of_new()));
+        Ok(Self { root, nearest, space, exists, made, scratch })
     }
 
     /// Essential for whoever creates a space.
     fn to_create(&self) -> Need {
         if self.exists { Need::Helpful } else { Need::Essential }
+    }
+
+    /// Of what only a segment takes.
+    fn for_a_segment(&self) -> Need {
+        if self.made == Backend::Segment { Need::Essential } else { Need::Helpful }
+    }
+
+    /// Of what only lock files take.
+    fn for_files(&self, need: Need) -> Need {
+        if self.made == Backend::Files { need } else { Need::Nothing }
     }
 }
 

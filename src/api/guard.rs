@@ -1,11 +1,11 @@
 //! What all guards of one owner word are made of: a mutex's, and a writer's.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use crate::backend::lock::{Abandonment, Acquisition, SharedLock, Waited};
+use crate::backend::either::AsExclusive;
+use crate::backend::lock::{Abandonment, Acquisition, Waited};
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Error, Result};
 
@@ -15,14 +15,14 @@ pub(super) fn now() -> Deadline {
 }
 
 /// An acquisition, and the handle to release it with: borrowed or owned.
-pub(super) struct Hold<L: Borrow<SharedLock>> {
+pub(super) struct Hold<L: AsExclusive> {
     pub(super) lock: L,
     pub(super) acquisition: Acquisition,
     /// By hand, so that dropping a guard that has nothing to tell is short enough to be inlined.
     abandoned: ManuallyDrop<Option<Box<Abandonment>>>,
 }
 
-impl<L: Borrow<SharedLock>> Hold<L> {
+impl<L: AsExclusive> Hold<L> {
     #[inline(always)]
     pub(super) fn fast(lock: L, acquisition: Acquisition) -> Self {
         Self { lock, acquisition, abandoned: ManuallyDrop::new(None) }
@@ -38,11 +38,11 @@ impl<L: Borrow<SharedLock>> Hold<L> {
     }
 
     pub(super) fn token(&self) -> u64 {
-        self.lock.borrow().token(self.acquisition)
+        self.lock.exclusive().token(self.acquisition)
     }
 
     pub(super) fn is_held(&self) -> bool {
-        self.lock.borrow().is_held(self.acquisition)
+        self.lock.exclusive().is_held(self.acquisition)
     }
 
     pub(super) fn abandoned(&self) -> Option<&Abandoned> {
@@ -54,13 +54,13 @@ impl<L: Borrow<SharedLock>> Hold<L> {
         if self.abandoned.is_some() {
             return self.release_told();
         }
-        self.lock.borrow().release(self.acquisition)
+        self.lock.exclusive().release(self.acquisition)
     }
 
     /// Releases a lock that was taken over, and cleans up after its owner then: the next one should not wait for that.
     #[cold]
     fn release_told(&mut self) -> bool {
-        let released = self.lock.borrow().release(self.acquisition);
+        let released = self.lock.exclusive().release(self.acquisition);
         self.bury(released);
         released
     }
@@ -68,7 +68,7 @@ impl<L: Borrow<SharedLock>> Hold<L> {
     /// Cleans up after the owner before us. Not in a forked child, which ended nothing and has no part in this.
     fn bury(&mut self, ended: bool) {
         match self.abandoned.take() {
-            Some(abandoned) if ended => self.lock.borrow().bury(&abandoned),
+            Some(abandoned) if ended => self.lock.exclusive().bury(&abandoned),
             _ => {}
         }
     }
@@ -79,7 +79,7 @@ impl<L: Borrow<SharedLock>> Hold<L> {
     }
 
     pub(super) fn abandon(mut self) -> Result<()> {
-        let abandoned = self.lock.borrow().abandon(self.acquisition);
+        let abandoned = self.lock.exclusive().abandon(self.acquisition);
         self.bury(abandoned);
         self.end(abandoned)
     }
@@ -87,7 +87,7 @@ impl<L: Borrow<SharedLock>> Hold<L> {
     /// The same, for whoever is being dropped.
     pub(super) fn abandon_now(&mut self) {
         let acquisition = std::mem::replace(&mut self.acquisition, Acquisition::ENDED);
-        let abandoned = self.lock.borrow().abandon(acquisition);
+        let abandoned = self.lock.exclusive().abandon(acquisition);
         self.bury(abandoned);
     }
 
@@ -97,12 +97,12 @@ impl<L: Borrow<SharedLock>> Hold<L> {
         self.acquisition = Acquisition::ENDED;
         match ended {
             true => Ok(()),
-            false => Err(Error::Lost { name: self.lock.borrow().name().into(), token }),
+            false => Err(Error::Lost { name: self.lock.exclusive().name().into(), token }),
         }
     }
 
     pub(super) fn stamp(&self) {
-        self.lock.borrow().stamp(self.acquisition);
+        self.lock.exclusive().stamp(self.acquisition);
     }
 
     /// Releases; the acquisition is over.
@@ -112,15 +112,15 @@ impl<L: Borrow<SharedLock>> Hold<L> {
         self.acquisition = Acquisition::ENDED;
         match released {
             true => Ok(()),
-            false => Err(Error::Lost { name: self.lock.borrow().name().into(), token }),
+            false => Err(Error::Lost { name: self.lock.exclusive().name().into(), token }),
         }
     }
 
     /// Releases with the mark of a death as it is: the next one is told.
     pub(super) fn give_up(&mut self) {
         let acquisition = std::mem::replace(&mut self.acquisition, Acquisition::ENDED);
-        if self.lock.borrow().is_held(acquisition) {
-            self.lock.borrow().give_up(acquisition);
+        if self.lock.exclusive().is_held(acquisition) {
+            self.lock.exclusive().give_up(acquisition);
         }
         self.bury(true);
     }
@@ -133,14 +133,14 @@ impl<L: Borrow<SharedLock>> Hold<L> {
 
     pub(super) fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
-            .field("name", &self.lock.borrow().name())
+            .field("name", &self.lock.exclusive().name())
             .field("token", &self.token())
             .field("abandoned", &self.abandoned())
             .finish_non_exhaustive()
     }
 }
 
-impl<L: Borrow<SharedLock>> Drop for Hold<L> {
+impl<L: AsExclusive> Drop for Hold<L> {
     #[inline(always)]
     fn drop(&mut self) {
         self.release();

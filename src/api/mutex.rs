@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::data::NoData;
 use super::guard::{Hold, guard, now};
-use crate::backend::lock::{Acquisition, SharedLock};
+use crate::backend::either::Lock;
+use crate::backend::lock::Acquisition;
 use crate::os::clock::Deadline;
 use crate::os::fork;
 use crate::{Error, Holder, Result};
@@ -48,7 +49,7 @@ use crate::{Error, Holder, Result};
 /// # Data
 /// A `Mutex<T>` guards a value that lives beside it, for all processes: see [`Space::mutex_with`](crate::Space::mutex_with). A plain `Mutex` is a
 /// `Mutex<NoData>`.
-pub struct Mutex<T = NoData>(SharedLock, PhantomData<fn() -> T>);
+pub struct Mutex<T = NoData>(Lock, PhantomData<fn() -> T>);
 
 impl<T> Clone for Mutex<T> {
     fn clone(&self) -> Self {
@@ -57,7 +58,7 @@ impl<T> Clone for Mutex<T> {
 }
 
 impl<T> Mutex<T> {
-    pub(crate) fn new(lock: SharedLock) -> Self {
+    pub(crate) fn new(lock: Lock) -> Self {
         Self(lock, PhantomData)
     }
 
@@ -219,7 +220,7 @@ impl<T> fmt::Debug for Mutex<T> {
 /// ```
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct MutexGuard<'a> {
-    pub(super) hold: Hold<&'a SharedLock>,
+    pub(super) hold: Hold<&'a Lock>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::MutexGuard<'static, ()>>,
 }
@@ -235,17 +236,17 @@ pub struct MutexGuard<'a> {
 /// ```
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedMutexGuard {
-    pub(super) hold: Hold<SharedLock>,
+    pub(super) hold: Hold<Lock>,
 }
 
 impl<'a> MutexGuard<'a> {
     /// The lock, and as which acquisition it is held.
-    pub(super) fn parts(&self) -> (&'a SharedLock, Acquisition) {
+    pub(super) fn parts(&self) -> (&'a Lock, Acquisition) {
         (self.hold.lock, self.hold.acquisition)
     }
 
     /// Acquires the lock anew.
-    pub(super) fn acquire(lock: &'a SharedLock) -> Result<Self> {
+    pub(super) fn acquire(lock: &'a Lock) -> Result<Self> {
         let thread = fork::thread();
         let hold = match lock.acquire_fast(thread) {
             Ok(acquisition) => Hold::fast(lock, acquisition),

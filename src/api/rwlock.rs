@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::data::NoData;
 use super::guard::{Hold, guard, now};
+use crate::backend::either::ReadWrite;
 use crate::backend::lock::{Abandonment, Acquisition};
-use crate::backend::rwlock::{Reading, SharedRwLock};
+use crate::backend::rwlock::Reading;
 use crate::os::clock::Deadline;
 use crate::os::fork;
 use crate::{Abandoned, Error, Holder, Result};
@@ -62,7 +63,7 @@ use crate::{Abandoned, Error, Holder, Result};
 /// # Data
 /// A `RwLock<T>` guards a value that lives beside it, for all processes: see [`Space::rwlock_with`](crate::Space::rwlock_with). A plain `RwLock`
 /// is a `RwLock<NoData>`.
-pub struct RwLock<T = NoData>(SharedRwLock, PhantomData<fn() -> T>);
+pub struct RwLock<T = NoData>(ReadWrite, PhantomData<fn() -> T>);
 
 impl<T> Clone for RwLock<T> {
     fn clone(&self) -> Self {
@@ -105,7 +106,7 @@ impl<G> From<Refused<G>> for Error {
 }
 
 impl<T> RwLock<T> {
-    pub(crate) fn new(lock: SharedRwLock) -> Self {
+    pub(crate) fn new(lock: ReadWrite) -> Self {
         Self(lock, PhantomData)
     }
 
@@ -308,7 +309,7 @@ impl<T> fmt::Debug for RwLock<T> {
 }
 
 /// A reader, and the handle to end it with: borrowed or owned.
-pub(super) struct Read<L: Borrow<SharedRwLock>> {
+pub(super) struct Read<L: Borrow<ReadWrite>> {
     pub(super) lock: L,
     pub(super) reading: Reading,
     pub(super) told: Option<Box<Abandoned>>,
@@ -316,12 +317,12 @@ pub(super) struct Read<L: Borrow<SharedRwLock>> {
     stamped: AtomicBool,
 }
 
-impl<L: Borrow<SharedRwLock>> Read<L> {
+impl<L: Borrow<ReadWrite>> Read<L> {
     fn waited(lock: L, (reading, told): (Reading, Option<Box<Abandoned>>)) -> Self {
         Self { lock, reading, told, stamped: AtomicBool::new(false) }
     }
 
-    fn lock(&self) -> &SharedRwLock {
+    fn lock(&self) -> &ReadWrite {
         self.lock.borrow()
     }
 
@@ -351,7 +352,7 @@ impl<L: Borrow<SharedRwLock>> Read<L> {
     }
 }
 
-impl<L: Borrow<SharedRwLock>> Drop for Read<L> {
+impl<L: Borrow<ReadWrite>> Drop for Read<L> {
     #[inline(always)]
     fn drop(&mut self) {
         if *self.stamped.get_mut() {
@@ -366,7 +367,7 @@ impl<L: Borrow<SharedRwLock>> Drop for Read<L> {
 /// It is bound to its process: in a forked child dropping it does nothing, so it never takes off a reader of the parent's.
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct RwLockReadGuard<'a> {
-    pub(super) read: Read<&'a SharedRwLock>,
+    pub(super) read: Read<&'a ReadWrite>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::RwLockReadGuard<'static, ()>>,
 }
@@ -375,7 +376,7 @@ pub struct RwLockReadGuard<'a> {
 /// [`RwLock::read_owned`].
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedRwLockReadGuard {
-    pub(super) read: Read<SharedRwLock>,
+    pub(super) read: Read<ReadWrite>,
 }
 
 /// A read-write lock that is held for writing, until this is dropped. It stays in the thread that acquired it.
@@ -383,7 +384,7 @@ pub struct OwnedRwLockReadGuard {
 /// It is bound to its acquisition, as a [`MutexGuard`](crate::MutexGuard) is.
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct RwLockWriteGuard<'a> {
-    pub(super) hold: Hold<&'a SharedRwLock>,
+    pub(super) hold: Hold<&'a ReadWrite>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::RwLockWriteGuard<'static, ()>>,
 }
@@ -392,7 +393,7 @@ pub struct RwLockWriteGuard<'a> {
 /// [`RwLock::write_owned`].
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct OwnedRwLockWriteGuard {
-    pub(super) hold: Hold<SharedRwLock>,
+    pub(super) hold: Hold<ReadWrite>,
 }
 
 guard!(RwLockWriteGuard<'_>);

@@ -5,9 +5,9 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use crate::backend::semaphore::{More, Permit, SharedSemaphore};
+use crate::backend::either::Permits;
+use crate::backend::semaphore::{More, Permit};
 use crate::os::clock::Deadline;
-use crate::os::fork;
 use crate::{Abandoned, Error, Holder, Result};
 
 /// A handle for a semaphore that all processes in the space share: a number of permits, each of which one process at a time can
@@ -45,13 +45,13 @@ use crate::{Abandoned, Error, Holder, Result};
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Semaphore(SharedSemaphore);
+pub struct Semaphore(Permits);
 
 impl Semaphore {
     /// The largest number of permits that a semaphore can have.
-    pub const MAX_PERMITS: u32 = SharedSemaphore::MOST;
+    pub const MAX_PERMITS: u32 = Permits::MOST;
 
-    pub(crate) fn new(semaphore: SharedSemaphore) -> Self {
+    pub(crate) fn new(semaphore: Permits) -> Self {
         Self(semaphore)
     }
 
@@ -199,7 +199,7 @@ impl Semaphore {
         let hold = match self.0.acquire_fast() {
             Some(permit) => Hold { semaphore: &self.0, permit, more: ManuallyDrop::new(None) },
             None => {
-                let (permit, more) = self.0.acquire(1, fork::thread(), deadline())?;
+                let (permit, more) = self.0.acquire(1, deadline())?;
                 Hold { semaphore: &self.0, permit, more: ManuallyDrop::new(more) }
             }
         };
@@ -211,7 +211,7 @@ impl Semaphore {
     }
 }
 
-fn many<S: Borrow<SharedSemaphore>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
+fn many<S: Borrow<Permits>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
     let fast = if permits == 1 { semaphore.borrow().acquire_fast() } else { None };
     match fast {
         Some(permit) => Ok(Hold { semaphore, permit, more: ManuallyDrop::new(None) }),
@@ -219,20 +219,15 @@ fn many<S: Borrow<SharedSemaphore>>(semaphore: S, permits: u32, deadline: Deadli
     }
 }
 
-fn waited<S: Borrow<SharedSemaphore>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
-    let (permit, more) = semaphore.borrow().acquire(permits, fork::thread(), deadline)?;
+fn waited<S: Borrow<Permits>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
+    let (permit, more) = semaphore.borrow().acquire(permits, deadline)?;
     Ok(Hold { semaphore, permit, more: ManuallyDrop::new(more) })
 }
 
 /// Ends all permits, each by `end`, and cleans up after the dead that were met then: nobody should wait for that. Not in a forked child,
 /// which ended nothing and has no part in this.
 #[cold]
-fn end_all(
-    semaphore: &SharedSemaphore,
-    permit: Permit,
-    more: Box<More>,
-    end: impl Fn(&SharedSemaphore, Permit) -> bool,
-) -> bool {
+fn end_all(semaphore: &Permits, permit: Permit, more: Box<More>, end: impl Fn(&Permits, Permit) -> bool) -> bool {
     let mut ended = true;
     for permit in more.others.iter().copied().chain([permit]) {
         ended &= end(semaphore, permit);
@@ -267,7 +262,7 @@ impl fmt::Debug for Semaphore {
 }
 
 /// Permits that are held, and the handle to give them back with: borrowed or owned.
-struct Hold<S: Borrow<SharedSemaphore>> {
+struct Hold<S: Borrow<Permits>> {
     semaphore: S,
     /// The one with the largest token.
     permit: Permit,
@@ -275,7 +270,7 @@ struct Hold<S: Borrow<SharedSemaphore>> {
     more: ManuallyDrop<Option<Box<More>>>,
 }
 
-impl<S: Borrow<SharedSemaphore>> Hold<S> {
+impl<S: Borrow<Permits>> Hold<S> {
     fn others(&self) -> &[Permit] {
         self.more.as_deref().map_or(&[], |more| &more.others)
     }
@@ -309,7 +304,7 @@ impl<S: Borrow<SharedSemaphore>> Hold<S> {
         match self.more.take() {
             // Nothing here has its address taken, so a guard that has nothing to tell never is in memory.
             None => self.semaphore.borrow().release(self.permit),
-            Some(more) => end_all(self.semaphore.borrow(), self.permit, more, SharedSemaphore::release),
+            Some(more) => end_all(self.semaphore.borrow(), self.permit, more, Permits::release),
         }
     }
 
@@ -320,7 +315,7 @@ impl<S: Borrow<SharedSemaphore>> Hold<S> {
 
     fn abandon(mut self) -> Result<()> {
         let more = self.more.take().unwrap_or_default();
-        let ended = end_all(self.semaphore.borrow(), self.permit, more, SharedSemaphore::abandon);
+        let ended = end_all(self.semaphore.borrow(), self.permit, more, Permits::abandon);
         self.end(ended)
     }
 
@@ -344,7 +339,7 @@ impl<S: Borrow<SharedSemaphore>> Hold<S> {
     }
 }
 
-impl<S: Borrow<SharedSemaphore>> Drop for Hold<S> {
+impl<S: Borrow<Permits>> Drop for Hold<S> {
     #[inline(always)]
     fn drop(&mut self) {
         self.release();
@@ -357,7 +352,7 @@ impl<S: Borrow<SharedSemaphore>> Drop for Hold<S> {
 /// never gives back what somebody else holds.
 #[must_use = "the permit is given back as soon as its guard is dropped"]
 pub struct SemaphorePermit<'a> {
-    hold: Hold<&'a SharedSemaphore>,
+    hold: Hold<&'a Permits>,
 }
 
 /// One or several permits, held until this is dropped; it needs no handle to live as long. Made by [`Semaphore::acquire_owned`].
@@ -371,7 +366,7 @@ pub struct SemaphorePermit<'a> {
 /// ```
 #[must_use = "the permit is given back as soon as its guard is dropped"]
 pub struct OwnedSemaphorePermit {
-    hold: Hold<SharedSemaphore>,
+    hold: Hold<Permits>,
 }
 
 macro_rules! guard {

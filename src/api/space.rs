@@ -10,18 +10,18 @@ use super::{Barrier, Condvar, Event, Latch, Mutex, Once, Plain, Queue, RwLock, S
 use crate::backend::barrier::SharedBarrier;
 use crate::backend::condvar::SharedCondvar;
 use crate::backend::data;
+use crate::backend::either::{AnySpace, AsExclusive, Lock, Permits, ReadWrite};
 use crate::backend::event::SharedEvent;
 use crate::backend::inspect;
 use crate::backend::latch::SharedLatch;
-use crate::backend::lock::{SharedLock, Spec};
+use crate::backend::lock::Spec;
+use crate::backend::moving;
 use crate::backend::once::SharedOnce;
 use crate::backend::queue::SharedQueue;
-use crate::backend::rwlock::SharedRwLock;
-use crate::backend::semaphore::SharedSemaphore;
-use crate::backend::shared::{CHECK_INTERVAL, SharedSpace};
+use crate::backend::shared::CHECK_INTERVAL;
 use crate::segment::format::Kind;
 use crate::segment::open::Options;
-use crate::{Error, Inspection, LockKind, Result, Usage};
+use crate::{Backend, Error, Inspection, LockKind, Result, Usage};
 
 /// A named place for locks. All processes that open the same space see the same locks.
 ///
@@ -48,7 +48,7 @@ use crate::{Error, Inspection, LockKind, Result, Usage};
 #[derive(Clone)]
 pub struct Space {
     name: Arc<str>,
-    shared: Arc<SharedSpace>,
+    backend: AnySpace,
 }
 
 /// How a space is opened, and created if it does not exist. Made by [`Space::builder`].
@@ -93,6 +93,9 @@ impl Space {
                 names: None,
                 extents: None,
                 mode: None,
+                backend: Backend::Auto,
+                any_file_system: false,
+                token_floor: 0,
             },
             check_interval: CHECK_INTERVAL,
         }
@@ -104,7 +107,7 @@ impl Space {
     /// [`Error::InvalidName`] if the name is empty, longer than 64 bytes or holds NUL; [`Error::WrongKind`] if it is the name of
     /// something else; [`Error::Full`] if there are more names than the space has room for and all are in use.
     pub fn mutex(&self, name: &str) -> Result<Mutex> {
-        Ok(Mutex::new(SharedLock::new(&self.shared, Spec::of(name, Kind::Mutex))?))
+        Ok(Mutex::new(Lock::new(&self.backend, Spec::of(name, Kind::Mutex))?))
     }
 
     /// A handle for the semaphore `name` of this space, which is created with so many permits if nobody named it before. No permit
@@ -132,7 +135,7 @@ impl Space {
                 reason: format!("a semaphore has 1 to {}", Semaphore::MAX_PERMITS),
             });
         }
-        SharedSemaphore::new(&self.shared, name, permits).map(Semaphore::new)
+        Permits::new(&self.backend, name, permits).map(Semaphore::new)
     }
 
     /// A handle for the read-write lock `name` of this space, which is created if nobody named it before. No lock is acquired.
@@ -140,7 +143,7 @@ impl Space {
     /// # Errors
     /// As [`mutex`](Self::mutex); [`Error::NoExtents`] if the space has no room to count readers (512 bytes for each such lock).
     pub fn rwlock(&self, name: &str) -> Result<RwLock> {
-        Ok(RwLock::new(SharedRwLock::new(&self.shared, Spec::of(name, Kind::RwLock))?))
+        Ok(RwLock::new(ReadWrite::new(&self.backend, Spec::of(name, Kind::RwLock))?))
     }
 
     /// What `name` is at this moment, and how many permits it has if it is a semaphore; `None` if nobody named it, or it was given up.
@@ -159,7 +162,10 @@ impl Space {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn look_up(&self, name: &str) -> Result<Option<(LockKind, u32)>> {
-        inspect::look_up(self.shared.segment(), name)
+        match &self.backend {
+            AnySpace::Segment(space) => inspect::look_up(space.segment(), name),
+            AnySpace::Files(space) => space.kind_of(name),
+        }
     }
 
     /// A handle for the mutex `name` and the value that it guards, which is `initial` if nobody named it before. The value lives beside the lock, for all
@@ -169,8 +175,8 @@ impl Space {
     /// As [`mutex`](Self::mutex); [`Error::WrongType`] if the name holds another type; [`Error::NoExtents`] if the space has no room for
     /// it.
     pub fn mutex_with<T: Plain>(&self, name: &str, initial: T) -> Result<Mutex<T>> {
-        let lock = SharedLock::new(&self.shared, with_data(name, Kind::MutexData, &initial))?;
-        lock.check_type::<T>()?;
+        let lock = Lock::new(&self.backend, with_data(name, Kind::MutexData, &initial))?;
+        lock.exclusive().segment("mutex with data")?.check_type::<T>()?;
         Ok(Mutex::new(lock))
     }
 
@@ -179,8 +185,8 @@ impl Space {
     /// # Errors
     /// As [`mutex_with`](Self::mutex_with).
     pub fn rwlock_with<T: Plain>(&self, name: &str, initial: T) -> Result<RwLock<T>> {
-        let lock = SharedRwLock::new(&self.shared, with_data(name, Kind::RwLockData, &initial))?;
-        lock.lock().check_type::<T>()?;
+        let lock = ReadWrite::new(&self.backend, with_data(name, Kind::RwLockData, &initial))?;
+        lock.segment("read-write lock with data")?.lock().check_type::<T>()?;
         Ok(RwLock::new(lock))
     }
 
@@ -196,7 +202,7 @@ impl Space {
                 reason: "it goes from 1 to 16777216".into(),
             });
         }
-        Ok(Queue::new(SharedQueue::new(&self.shared, name, capacity)?))
+        Ok(Queue::new(SharedQueue::new(self.backend.segment("queue")?, name, capacity)?))
     }
 
     /// A handle for something that is done once in this space, under this name.
@@ -204,7 +210,7 @@ impl Space {
     /// # Errors
     /// As [`mutex`](Self::mutex).
     pub fn once(&self, name: &str) -> Result<Once> {
-        Ok(Once::new(SharedOnce::new(&self.shared, name)?))
+        Ok(Once::new(SharedOnce::new(self.backend.segment("once")?, name)?))
     }
 
     /// A handle for the event `name`, which stays set until it is reset.
@@ -212,7 +218,7 @@ impl Space {
     /// # Errors
     /// As [`mutex`](Self::mutex).
     pub fn event(&self, name: &str) -> Result<Event> {
-        Ok(Event::new(SharedEvent::new(&self.shared, name, Kind::Event)?))
+        Ok(Event::new(SharedEvent::new(self.backend.segment("event")?, name, Kind::Event)?))
     }
 
     /// A handle for the event `name`, of which one waiter takes each setting away.
@@ -220,7 +226,7 @@ impl Space {
     /// # Errors
     /// As [`mutex`](Self::mutex).
     pub fn auto_event(&self, name: &str) -> Result<Event> {
-        Ok(Event::new(SharedEvent::new(&self.shared, name, Kind::AutoEvent)?))
+        Ok(Event::new(SharedEvent::new(self.backend.segment("event")?, name, Kind::AutoEvent)?))
     }
 
     /// A handle for the latch `name`, which is open when it was counted down `count` times, 1 to 65,536.
@@ -230,7 +236,7 @@ impl Space {
     /// (16 bytes for each count).
     pub fn latch(&self, name: &str, count: u32) -> Result<Latch> {
         check_count("count", count)?;
-        Ok(Latch::new(SharedLatch::new(&self.shared, name, count)?))
+        Ok(Latch::new(SharedLatch::new(self.backend.segment("latch")?, name, count)?))
     }
 
     /// A handle for the barrier `name`, which takes so many members, 1 to 65,536.
@@ -239,7 +245,7 @@ impl Space {
     /// As [`latch`](Self::latch).
     pub fn barrier(&self, name: &str, members: u32) -> Result<Barrier> {
         check_count("members", members)?;
-        Ok(Barrier::new(SharedBarrier::new(&self.shared, name, members)?))
+        Ok(Barrier::new(SharedBarrier::new(self.backend.segment("barrier")?, name, members)?))
     }
 
     /// A handle for the condition variable `name`.
@@ -247,7 +253,7 @@ impl Space {
     /// # Errors
     /// As [`mutex`](Self::mutex).
     pub fn condvar(&self, name: &str) -> Result<Condvar> {
-        Ok(Condvar::new(SharedCondvar::new(&self.shared, name)?))
+        Ok(Condvar::new(SharedCondvar::new(self.backend.segment("condition variable")?, name)?))
     }
 
     /// Takes a name away that nobody uses, with its state, its data and its room in the extents. Whoever uses a handle of it later makes
@@ -266,7 +272,18 @@ impl Space {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn remove(&self, name: &str) -> Result<()> {
-        self.shared.remove(name)
+        match &self.backend {
+            AnySpace::Segment(space) => space.remove(name),
+            AnySpace::Files(space) => space.remove(name),
+        }
+    }
+
+    /// What the space is made of: never [`Backend::Auto`].
+    pub fn backend(&self) -> Backend {
+        match self.backend {
+            AnySpace::Segment(_) => Backend::Segment,
+            AnySpace::Files(_) => Backend::Files,
+        }
     }
 
     /// The space's name.
@@ -276,12 +293,18 @@ impl Space {
 
     /// The space's directory.
     pub fn path(&self) -> &Path {
-        self.shared.segment().space()
+        match &self.backend {
+            AnySpace::Segment(space) => space.segment().space(),
+            AnySpace::Files(space) => space.path(),
+        }
     }
 
     /// How much of the space is in use at this moment. Goes through all its tables, and changes nothing.
     pub fn usage(&self) -> Usage {
-        self.shared.usage()
+        match &self.backend {
+            AnySpace::Segment(space) => space.usage(),
+            AnySpace::Files(space) => space.usage(),
+        }
     }
 
     /// Gives back everything that dead processes left in the space; how many of them there were.
@@ -293,7 +316,10 @@ impl Space {
     /// # Errors
     /// [`Error::Removed`] if the space's file is gone, [`Error::System`] if the system does not let us look.
     pub fn recover_dead(&self) -> Result<usize> {
-        self.shared.recover_dead(None)
+        match &self.backend {
+            AnySpace::Segment(space) => space.recover_dead(None),
+            AnySpace::Files(_) => Ok(0),
+        }
     }
 
     /// Lets the process that `command` starts, and every process that it starts in turn, carry on for this one: should this
@@ -318,7 +344,10 @@ impl Space {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn pass_lifeline(&self, command: &mut Command) -> Result<()> {
-        self.shared.pass_lifeline(command)
+        match &self.backend {
+            AnySpace::Segment(space) => space.pass_lifeline(command),
+            AnySpace::Files(space) => space.pass_lifeline(command),
+        }
     }
 
     /// Notes that this process holds its locks on behalf of another, for people who ask who holds them
@@ -327,7 +356,13 @@ impl Space {
     /// # Errors
     /// [`Error::Full`], [`Error::Removed`] and [`Error::System`] in a forked child, which has to join first.
     pub fn act_on_behalf_of(&self, pid: u32, command: &str) -> Result<()> {
-        self.shared.set_behalf(pid, command)
+        match &self.backend {
+            AnySpace::Segment(space) => space.set_behalf(pid, command),
+            AnySpace::Files(space) => {
+                space.set_behalf(pid, command);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -339,11 +374,11 @@ fn with_data<T: Plain>(name: &str, kind: Kind, initial: &T) -> Spec {
 
 fn check_count(option: &'static str, count: u32) -> Result<()> {
     match count {
-        1..=SharedSemaphore::MOST => Ok(()),
+        1..=Permits::MOST => Ok(()),
         _ => Err(Error::InvalidOption {
             option,
             value: count.to_string(),
-            reason: format!("it goes from 1 to {}", SharedSemaphore::MOST),
+            reason: format!("it goes from 1 to {}", Permits::MOST),
         }),
     }
 }
@@ -395,6 +430,30 @@ impl SpaceBuilder {
         self
     }
 
+    /// What the space is to be made of, if this creates it. Of one that exists, anything but [`Backend::Auto`] (the default) has to be what it is made of.
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// use hostlock::{Backend, Space};
+    ///
+    /// let space = Space::builder("docs").root(root.path()).backend(Backend::Files).open()?;
+    /// let lock = space.mutex("db")?;
+    /// let guard = lock.lock()?;
+    /// assert_eq!(space.backend(), Backend::Files);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.options.backend = backend;
+        self
+    }
+
+    /// Allows lock files on the file system of a network, or of a machine's guests, together with [`Backend::Files`]. They may exclude nobody on
+    /// another machine: find out first (`hostlock doctor`). A segment is never allowed there.
+    pub fn any_file_system(mut self) -> Self {
+        self.options.any_file_system = true;
+        self
+    }
+
     #[cfg(feature = "diagnosis")]
     pub(super) fn options(&self) -> &Options {
         &self.options
@@ -423,6 +482,34 @@ impl SpaceBuilder {
         inspect::look(&self.options)
     }
 
+    /// Makes another thing of a space that exists, while nobody is in it; `false` if it is that already. Names, capacity and mode stay, and tokens
+    /// go on growing.
+    ///
+    /// # Errors
+    /// [`Error::CannotMove`] if a process is in the space, or something would be lost: the news of a death that nobody was told yet, or what
+    /// lock files have no place for. [`Error::NoSuchSpace`]. [`Error::InvalidOption`] for [`Backend::Auto`].
+    ///
+    /// ```
+    /// # let root = tempfile::tempdir()?;
+    /// use hostlock::{Backend, Space};
+    ///
+    /// let builder = Space::builder("docs").root(root.path());
+    /// let token = builder.clone().open()?.mutex("db")?.lock()?.token();
+    /// assert!(builder.clone().move_to(Backend::Files)?);
+    /// assert!(builder.open()?.mutex("db")?.lock()?.token() > token);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn move_to(self, backend: Backend) -> Result<bool> {
+        if backend == Backend::Auto {
+            return Err(Error::InvalidOption {
+                option: "backend",
+                value: backend.to_string(),
+                reason: "say which one".into(),
+            });
+        }
+        moving::move_to(&self.options, backend)
+    }
+
     /// Opens the space, creating it if it does not exist, and joins it.
     ///
     /// # Errors
@@ -442,7 +529,7 @@ impl SpaceBuilder {
                 reason: "it goes from 1 ms to an hour".into(),
             });
         }
-        let shared = SharedSpace::open(&self.options, self.check_interval)?;
-        Ok(Space { name: self.options.name.into(), shared })
+        let backend = AnySpace::open(&self.options, self.check_interval)?;
+        Ok(Space { name: self.options.name.into(), backend })
     }
 }

@@ -20,6 +20,7 @@ use crate::report::{Inspection, LockKind, LockReport, ParticipantReport, Permits
 use crate::segment::Segment;
 use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::inspect::Named;
+use crate::segment::made::Made;
 use crate::segment::open::Options;
 use crate::segment::participants::Participant;
 use crate::segment::waiters::{Sleeper, Target};
@@ -130,8 +131,15 @@ pub(super) fn usage(segment: &Segment) -> Usage {
     }
 }
 
-/// Looks at a space that this process need not be in.
+/// Looks at a space that this process need not be in. Of one that there is not, the segment is what is missed.
 pub(crate) fn look(options: &Options) -> Result<Inspection> {
+    match Made::of(&options.space_path()?) {
+        Some(Made::Files) => super::files::inspect::look(options),
+        Some(Made::Segment) | None => look_at_segment(options),
+    }
+}
+
+fn look_at_segment(options: &Options) -> Result<Inspection> {
     let segment = options.look()?;
     let me = Identity::mine();
     let mut waiters: HashMap<Target, Vec<WaiterReport>> = HashMap::new();
@@ -159,6 +167,7 @@ pub(crate) fn look(options: &Options) -> Result<Inspection> {
         created: wall_clock(segment.header.token_base),
         mode: segment.header.mode,
         usage: usage(&segment),
+        backend: crate::Backend::Segment,
         locks,
         participants: segment.slots().filter_map(|slot| participant(&segment, &me, slot)).collect(),
     })
@@ -207,7 +216,7 @@ pub(crate) fn look_up(segment: &Segment, name: &str) -> Result<Option<(LockKind,
     Ok(None)
 }
 
-fn kind(number: u8) -> LockKind {
+pub(super) fn kind(number: u8) -> LockKind {
     match Kind::from_number(number) {
         Some(Kind::Mutex) => LockKind::Mutex,
         Some(Kind::RwLock) => LockKind::RwLock,

@@ -32,6 +32,15 @@ impl Acquisition {
 
     /// Instead of one that was ended: it is nobody's, so ending it does nothing.
     pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, entry: 0 };
+
+    /// Of a lock file: the token, and the number by which the process knows what it has locked.
+    pub(super) fn of_file(token: u64, number: u32) -> Self {
+        Self { word: OwnerWord(token), entry: number }
+    }
+
+    pub(super) fn token_of_file(self) -> u64 {
+        self.word.0
+    }
 }
 
 /// An acquisition that took its time, and what it found out.
@@ -41,6 +50,13 @@ pub(crate) struct Waited {
     pub(crate) abandoned: Option<Box<Abandonment>>,
     /// Whom the wait found dead at last, also if there is nothing to tell of that.
     pub(super) dead: Option<Slot>,
+}
+
+impl Waited {
+    /// Of a lock file.
+    pub(super) fn of_file(acquisition: Acquisition, abandoned: Option<Box<Abandonment>>) -> Self {
+        Self { acquisition, abandoned, dead: None }
+    }
 }
 
 /// A death that the acquisition was told of.

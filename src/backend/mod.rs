@@ -1,6 +1,6 @@
 //! What the handles stand on.
 //!
-//! There is one backend so far, in which a mapped segment *is* the locks: [`shared`] is the space, [`lock`] a named lock in it,
+//! There are two backends; [`either`] is what handles have in hand. [`files`] are lock files. In the other one a mapped segment *is* the locks: [`shared`] is the space, [`lock`] a named lock in it,
 //! [`rwlock`] one with readers, [`semaphore`] one with permits, [`once`], [`event`], [`latch`], [`barrier`] and [`condvar`] what is waited for otherwise
 //! ([`bell`]; [`seats`]: taken one by one), [`data`] what a lock guards, [`queue`] items, [`wait`] a thread that waits for one, [`inspect`] what is seen of all that
 //! from outside. A space is created with a backend, which is recorded where every opener looks first; nobody falls back to another
@@ -10,10 +10,13 @@ pub(crate) mod barrier;
 mod bell;
 pub(crate) mod condvar;
 pub(crate) mod data;
+pub(crate) mod either;
 pub(crate) mod event;
+pub(crate) mod files;
 pub(crate) mod inspect;
 pub(crate) mod latch;
 pub(crate) mod lock;
+pub(crate) mod moving;
 pub(crate) mod once;
 pub(crate) mod queue;
 pub(crate) mod rwlock;

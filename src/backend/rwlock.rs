@@ -37,6 +37,15 @@ impl Reading {
 
     /// Instead of one that was ended: there is no such cell.
     pub(crate) const ENDED: Self = Self { cell: u32::MAX, entry: 0 };
+
+    /// Of a lock file: the number by which the process knows what it has locked.
+    pub(super) fn of_file(number: u32) -> Self {
+        Self { cell: number, entry: 0 }
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.cell
+    }
 }
 
 /// What an acquisition was told of a death, and whom to clean up after when it is over.

@@ -38,6 +38,20 @@ impl Permit {
         Self { word, at: u64::from(seat) << 32 | u64::from(entry) }
     }
 
+    /// Of a lock file: the token, and the number by which the process knows what it has locked.
+    pub(super) fn of_file(token: u64, number: u32) -> Self {
+        Self::new(OwnerWord(token), number, 0)
+    }
+
+    pub(super) fn token_of_file(self) -> u64 {
+        self.word.0
+    }
+
+    /// The number of a lock file's.
+    pub(super) fn number(self) -> u32 {
+        self.seat()
+    }
+
     #[inline(always)]
     fn seat(self) -> u32 {
         (self.at >> 32) as u32
@@ -63,6 +77,12 @@ pub(crate) struct More {
 }
 
 impl More {
+    /// Of lock files.
+    pub(super) fn of_files(others: Vec<Permit>, told: Option<Abandoned>) -> Option<Box<Self>> {
+        let more = Self { others, told, dead: Vec::new() };
+        (!more.is_nothing()).then(|| Box::new(more))
+    }
+
     fn is_nothing(&self) -> bool {
         self.others.is_empty() && self.told.is_none() && self.dead.is_empty()
     }

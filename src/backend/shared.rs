@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use super::inspect;
 use super::lock::Spec;
 use super::wait::{Wait, Waiting, wake_one};
+use super::{files, inspect};
 use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::fence as membarrier;
@@ -16,6 +16,7 @@ use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::{self, ForkWord, Guarded};
 use crate::os::identity::Identity;
 use crate::os::liveness::Life;
+use crate::os::lock_file;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::recovery;
 use crate::protocol::word::{OwnerWord, Slot};
@@ -24,7 +25,7 @@ use crate::segment::Segment;
 use crate::segment::extents::Wanted;
 use crate::segment::format::{Kind, Meta, Place};
 use crate::segment::names::Known;
-use crate::segment::open::Options;
+use crate::segment::open::{Found, Options};
 use crate::segment::participants::Membership;
 use crate::segment::waiters::Target;
 use crate::{Error, Result};
@@ -46,19 +47,30 @@ struct Entered {
     pid: u32,
 }
 
+/// Has forks wait for what they must not copy half done.
+pub(super) fn watch_forks(space: &str) -> Result<()> {
+    fork::at_fork(before_fork, after_fork, in_forked_child)
+        .map_err(|e| Error::system("watch for forks in", space.as_ref(), e))
+}
+
 extern "C" fn before_fork() {
     // In this order, as everywhere.
     SPACES.before_fork();
+    files::before_fork();
     fork::NOT_NOW.before_fork();
+    lock_file::before_fork();
 }
 
 extern "C" fn after_fork() {
+    lock_file::after_fork();
     fork::NOT_NOW.after_fork();
+    files::after_fork();
     SPACES.after_fork();
 }
 
 extern "C" fn in_forked_child() {
     fork::forget_thread();
+    lock_file::in_forked_child();
     after_fork();
 }
 
@@ -87,10 +99,7 @@ pub(crate) struct SharedSpace {
 }
 
 impl SharedSpace {
-    pub(crate) fn open(options: &Options, check_interval: Duration) -> Result<Arc<Self>> {
-        fork::at_fork(before_fork, after_fork, in_forked_child)
-            .map_err(|e| Error::system("watch for forks in", options.name.as_ref(), e))?;
-        let found = options.find()?;
+    pub(crate) fn open(options: &Options, found: Found, check_interval: Duration) -> Result<Arc<Self>> {
         let id: FileId = found.id;
         let (segment, directory) = found.map(options)?;
 

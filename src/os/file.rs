@@ -20,8 +20,25 @@ pub(crate) struct FileId {
 }
 
 impl FileId {
+    pub(crate) fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+
+    pub(crate) fn device(self) -> u64 {
+        self.device
+    }
+
+    pub(crate) fn inode(self) -> u64 {
+        self.inode
+    }
+
     pub(crate) fn of(stat: &FileStat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+
+    /// An open file's.
+    pub(crate) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::of(&fstat(file)?))
     }
 
     /// The file that `path` leads to now.
@@ -31,6 +48,20 @@ impl FileId {
 }
 
 const NEVER_FOOLED: OFlag = OFlag::O_CLOEXEC.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// Gives a file that mode, whatever the umask, and the owner and the group of the one at `like`, if they are others.
+pub(crate) fn share_as(file: &File, like: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    let (mine, its) = (file.metadata()?, std::fs::metadata(like)?);
+    if mine.gid() != its.gid() {
+        fchown(file, None, Some(its.gid()))?;
+    }
+    if mine.uid() != its.uid() {
+        // Only root can, and among users that share a space it is as good without.
+        let _ = fchown(file, Some(its.uid()), None);
+    }
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+}
 
 /// Opens an existing directory. A symbolic link in its place is an error.
 pub(crate) fn open_directory(path: &Path) -> io::Result<File> {
@@ -72,6 +103,10 @@ impl KeptFile {
         self.id
     }
 
+    fn number(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
     /// The descriptor, unless somebody closed it.
     pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
         let still = fstat(self.fd.as_fd()).is_ok_and(|stat| FileId::of(&stat) == self.id);
@@ -91,16 +126,24 @@ impl Drop for KeptFile {
 /// Lets the process that `command` starts inherit a copy of `file`, unless somebody closed it meanwhile.
 pub(crate) fn pass_on(file: &KeptFile, command: &mut Command) {
     let (id, fd) = (file.id, file.fd.as_raw_fd());
-    let keep_open = move || {
-        // SAFETY: only looked at, and only if it is the file that it was.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        if fstat(fd).is_ok_and(|stat| FileId::of(&stat) == id) {
-            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        }
-        Ok(())
-    };
-    // SAFETY: `fstat` and `fcntl` are async-signal-safe, and nothing here allocates.
-    unsafe { command.pre_exec(keep_open) };
+    // SAFETY: it is async-signal-safe.
+    unsafe { command.pre_exec(move || keep_open(fd, id)) };
+}
+
+/// The same of a file that is open for as long as `command` is there.
+pub(crate) fn hand_over(file: KeptFile, command: &mut Command) {
+    // SAFETY: as above.
+    unsafe { command.pre_exec(move || keep_open(file.number(), file.id())) };
+}
+
+/// Leaves a descriptor open for the program that is started next. Async-signal-safe, and allocates nothing.
+fn keep_open(fd: i32, id: FileId) -> io::Result<()> {
+    // SAFETY: only looked at, and only if it is the file that it was.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    if fstat(fd).is_ok_and(|stat| FileId::of(&stat) == id) {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    Ok(())
 }
 
 /// Gives a `flock` back, for everybody who shares the description. What fails ends with the last copy.

@@ -112,6 +112,12 @@ impl<T> Guarded<T> {
         unsafe { *self.across.get() = Some(guard) };
     }
 
+    /// What is behind the lock, between the two calls around a fork: for the child's handler.
+    pub(crate) fn with_held<R>(&'static self, act: impl FnOnce(&mut T) -> R) -> Option<R> {
+        // SAFETY: as in `after_fork`; the guard stays where it is.
+        unsafe { (*self.across.get()).as_deref_mut() }.map(act)
+    }
+
     /// To be called after a fork, in the parent and in the child, by the thread that forked.
     pub(crate) fn after_fork(&'static self) {
         // SAFETY: this thread took the lock in `before_fork` and still holds it; in the child it is the only thread. Taking

@@ -42,6 +42,13 @@ impl Word for AtomicU64 {
     }
 }
 
+/// Whether the kernel wakes sleepers at all; nobody sleeps on `word`.
+pub(crate) fn try_wake(word: &AtomicU32) -> Result<(), Errno> {
+    // SAFETY: the address is that of four bytes that live as long as `word`. No other argument is a pointer.
+    let result = unsafe { libc::syscall(libc::SYS_futex, word.compared(), libc::FUTEX_WAKE, 1) };
+    Errno::result(result).map(drop)
+}
+
 /// Sleeps while `word` (of a 64-bit one, its low half) is `expected`, at most until `until`.
 ///
 /// The deadline is absolute on the monotonic clock: a wall clock that jumps changes nothing, and going to sleep

@@ -114,6 +114,14 @@ pub(crate) fn command() -> [u8; COMMAND_LEN] {
     command
 }
 
+/// The name of the program that the process `pid` of my PID namespace runs, if `/proc` says.
+pub(crate) fn command_of(pid: u32) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let first = line.split(|byte| *byte == 0).next()?;
+    let name = std::path::Path::new(std::str::from_utf8(first).ok()?).file_name()?.to_string_lossy().into_owned();
+    Some(cut(&name).into())
+}
+
 /// As much of a command's name as is kept.
 pub(crate) fn cut(name: &str) -> &str {
     let mut end = name.len().min(COMMAND_LEN);

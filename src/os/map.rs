@@ -24,6 +24,15 @@ unsafe impl Shared for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for AtomicU64 {}
 
+/// Whether the kernel lets this process map shared memory at all.
+pub(crate) fn try_shared() -> io::Result<()> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    const PAGE: core::num::NonZeroUsize = core::num::NonZeroUsize::new(4096).unwrap();
+    // SAFETY: a new mapping at an address of the kernel's choice, never accessed, and unmapped with its length.
+    unsafe { munmap(mmap_anonymous(None, PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?, PAGE.get())? };
+    Ok(())
+}
+
 /// A file mapped shared.
 #[derive(Debug)]
 pub(crate) struct Mapping(MmapRaw);

@@ -6,6 +6,7 @@
 //! * [`identity`]: what tells a process from every other. [`liveness`]: whether the one recorded still lives.
 //! * [`byte_lock`]: open-file-description locks.
 //! * `probe` (feature `diagnosis`): whether all that works here.
+//! * [`lock_file`]: files locked by `flock`. [`words`]: words of a file, mapped or not.
 //! * [`file`]: files and directories opened without being fooled. [`map`]: the sole door into shared memory.
 
 #[allow(unsafe_code)]
@@ -23,7 +24,10 @@ pub(crate) mod futex;
 pub(crate) mod identity;
 pub(crate) mod liveness;
 #[allow(unsafe_code)]
+pub(crate) mod lock_file;
+#[allow(unsafe_code)]
 pub(crate) mod map;
 #[cfg(feature = "diagnosis")]
 #[allow(unsafe_code)]
 pub(crate) mod probe;
+pub(crate) mod words;

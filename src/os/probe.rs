@@ -26,9 +26,10 @@ use nix::unistd::Pid;
 
 use super::byte_lock::{self, Presence};
 use super::clock::Monotonic;
-use super::file;
+use super::file::{self, FileId};
 use super::fork::{self, ForkWord};
 use super::futex::{self, Woken};
+use super::lock_file::KernelLocks;
 use super::map::{Mapping, Table};
 
 pub(crate) use kernel::*;
@@ -233,22 +234,31 @@ impl Scratch {
         })
     }
 
+    /// The lock of one description of a file keeps others out.
+    pub(crate) fn file_lock(&self) -> Tried {
+        exclude(&self.one, &self.two)
+    }
+
+    /// A lock is on the kernel's list, under the number of its file.
+    pub(crate) fn listed(&self) -> Tried {
+        tried(|| {
+            let _not_now = fork::NOT_NOW.lock();
+            FileExt::try_lock_exclusive(&self.one)?;
+            let locks = KernelLocks::read();
+            let id = FileId::of_file(&self.one)?;
+            FileExt::unlock(&self.one)?;
+            let me = std::process::id();
+            expect(
+                locks?.of(id).any(|lock| lock.pid == me),
+                "a file that is locked is not on the kernel's list, or under another number",
+            )
+        })
+    }
+
     /// The lock of one description of a directory keeps others out.
     pub(crate) fn directory_lock(&self) -> Tried {
         let [one, two] = &self.directories;
-        tried(|| {
-            let _not_now = fork::NOT_NOW.lock();
-            FileExt::try_lock_exclusive(one)?;
-            match FileExt::try_lock_shared(two) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => result.map_err(Tried::from).and(Err(Tried::Wrong("it keeps nobody out")))?,
-            }
-            FileExt::unlock(one)?;
-            FileExt::try_lock_shared(two)?;
-            FileExt::try_lock_shared(one)?;
-            FileExt::unlock(one)?;
-            Ok(FileExt::unlock(two)?)
-        })
+        exclude(one, two)
     }
 
     /// A lock that is kept by a mapping alone goes with the mapping, while a child that was made meanwhile lives.
@@ -278,6 +288,23 @@ impl Scratch {
             expect(!still?, "a child keeps the lock although it does not inherit the mapping")
         })
     }
+}
+
+/// Two descriptions exclude each other by `flock`, unless both share.
+fn exclude(one: &File, two: &File) -> Tried {
+    tried(|| {
+        let _not_now = fork::NOT_NOW.lock();
+        FileExt::try_lock_exclusive(one)?;
+        match FileExt::try_lock_shared(two) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            result => result.map_err(Tried::from).and(Err(Tried::Wrong("it keeps nobody out")))?,
+        }
+        FileExt::unlock(one)?;
+        FileExt::try_lock_shared(two)?;
+        FileExt::try_lock_shared(one)?;
+        FileExt::unlock(one)?;
+        Ok(FileExt::unlock(two)?)
+    })
 }
 
 /// What the kernel wipes in a child is wiped in a child.

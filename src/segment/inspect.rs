@@ -4,11 +4,17 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::fence;
 
 use super::Segment;
+#[cfg(feature = "diagnosis")]
+use super::files::FilesHeader;
 use super::format::{Entry, Meta, load_text};
+#[cfg(feature = "diagnosis")]
+use super::made::Made;
 #[cfg(feature = "diagnosis")]
 use super::open::Found;
 use super::open::{FILE_NAME, Options, checked_header, unusable_file, unusable_segment};
 use super::waiters::{Sleeper, read};
+#[cfg(feature = "diagnosis")]
+use crate::Backend;
 use crate::os::file;
 #[cfg(feature = "diagnosis")]
 use crate::os::file::FileId;
@@ -20,6 +26,7 @@ use std::fs;
 use std::io::ErrorKind;
 #[cfg(feature = "diagnosis")]
 use std::path::Path;
+use std::path::PathBuf;
 
 /// A name and its lock.
 pub(crate) struct Named<'a> {
@@ -30,10 +37,15 @@ pub(crate) struct Named<'a> {
 }
 
 impl Options {
+    /// Where the space is, or would be.
+    pub(crate) fn space_path(&self) -> Result<PathBuf> {
+        self.check()?;
+        Ok(self.root_path()?.join(&self.name))
+    }
+
     /// Opens the space's segment for looking. Whoever may read the file may look; nothing is created.
     pub(crate) fn look(&self) -> Result<Segment> {
-        self.check()?;
-        let space = self.root_path()?.join(&self.name);
+        let space = self.space_path()?;
         let path = space.join(FILE_NAME);
         let file = file::open_to_read(&path).map_err(|e| match e.kind() {
             ErrorKind::NotFound if space.is_dir() => {
@@ -47,30 +59,40 @@ impl Options {
         Segment::new(header, path, file, &map)
     }
 
-    /// The checks of opening, without locking, joining, creating or writing anything. Whether there is a space.
+    /// The checks of opening, without locking, joining, creating or writing anything. What the space is made of, if there is one.
     #[cfg(feature = "diagnosis")]
-    pub(crate) fn could_open(&self) -> Result<bool> {
+    pub(crate) fn could_open(&self) -> Result<Option<Backend>> {
         let is_missing = |path: &Path| fs::symlink_metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound);
         self.check()?;
         let root = self.root_path()?;
         // The first who opens a space makes the default root.
         if self.root.is_none() && is_missing(&root) {
-            return Ok(false);
+            return Ok(None);
         }
         self.check_root(&root)?;
         let space = root.join(&self.name);
         if is_missing(&space) {
-            return Ok(false);
+            return Ok(None);
         }
         let directory = self.existing_directory(&space)?;
-        let path = space.join(FILE_NAME);
+        let Some(made) = Made::of(&space) else { return Ok(None) };
+        let path = space.join(made.file_name());
         let file = match file::open_existing(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             result => result.map_err(|e| unusable_file(&path, e))?,
         };
-        let id = FileId::of(&nix::sys::stat::fstat(&file).map_err(|e| Error::system("look at", &path, e))?);
-        Found { directory, file, path, id }.map(self)?;
-        Ok(true)
+        self.check_backend(made, &space)?;
+        match made {
+            Made::Segment => {
+                let id = FileId::of_file(&file).map_err(|e| Error::system("look at", &path, e))?;
+                Found { directory, file, path, id, made }.map(self)?;
+            }
+            Made::Files => {
+                let mode = FilesHeader::checked(&file, &path, &space)?.mode;
+                self.check_file(&file, &path, mode)?;
+            }
+        }
+        Ok(Some(made.backend()))
     }
 }
 

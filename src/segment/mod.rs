@@ -11,10 +11,12 @@
 
 mod deaths;
 pub(crate) mod extents;
+pub(crate) mod files;
 #[allow(unsafe_code)] // It says which types may lie in shared memory.
 pub(crate) mod format;
 mod index;
 pub(crate) mod inspect;
+pub(crate) mod made;
 mod meta;
 pub(crate) mod names;
 pub(crate) mod open;

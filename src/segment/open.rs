@@ -21,14 +21,16 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::geteuid;
 
 use super::Segment;
+use super::files::FilesHeader;
 use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, UNIT, VERSION};
+use super::made::Made;
 use crate::digest::fnv1a;
 use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork;
 use crate::os::map::Mapping;
 use crate::protocol::word::Slot;
-use crate::{Error, Result};
+use crate::{Backend, Error, Result};
 
 /// What was asked of a space. `None`: whatever it has, or the default if it is created.
 #[derive(Clone, Debug)]
@@ -40,6 +42,11 @@ pub(crate) struct Options {
     /// Bytes.
     pub(crate) extents: Option<u64>,
     pub(crate) mode: Option<u32>,
+    pub(crate) backend: Backend,
+    /// Also where other machines cannot be seen.
+    pub(crate) any_file_system: bool,
+    /// Tokens of a space that is created are larger: it takes the place of another.
+    pub(crate) token_floor: u64,
 }
 
 const DEFAULT_PARTICIPANTS: u32 = 1024;
@@ -60,10 +67,11 @@ const MISSING: Duration = Duration::from_secs(1);
 /// A segment's file, found, with the space's directory locked for being in it.
 #[derive(Debug)]
 pub(crate) struct Found {
-    pub(super) directory: File,
-    pub(super) file: File,
-    pub(super) path: PathBuf,
+    pub(crate) directory: File,
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
     pub(crate) id: FileId,
+    pub(crate) made: Made,
 }
 
 impl Options {
@@ -111,7 +119,7 @@ impl Options {
         self.mode.is_some_and(|mode| mode & 0o060 != 0)
     }
 
-    fn choice(&self) -> Choice {
+    pub(super) fn choice(&self) -> Choice {
         let names = self.names.unwrap_or(DEFAULT_NAMES);
         Choice {
             participants: self.participants.unwrap_or(DEFAULT_PARTICIPANTS),
@@ -119,12 +127,6 @@ impl Options {
             extents: self.extents.unwrap_or((u64::from(names) * UNIT).min(MOST_DEFAULT_EXTENTS)),
             mode: self.mode.unwrap_or(DEFAULT_MODE),
         }
-    }
-
-    /// How large the segment of a new space would be.
-    #[cfg(feature = "diagnosis")]
-    pub(crate) fn size(&self) -> u64 {
-        Header::new(self.choice(), 0, 0).size
     }
 
     /// The directory of spaces, absolute.
@@ -171,7 +173,7 @@ impl Options {
     }
 
     /// Whose it is; if not ours, root's or a group's, the problem with that.
-    fn check_owner(&self, meta: &fs::Metadata) -> std::result::Result<(), String> {
+    pub(super) fn check_owner(&self, meta: &fs::Metadata) -> std::result::Result<(), String> {
         let me = geteuid().as_raw();
         if meta.uid() == me || meta.uid() == 0 || self.for_a_group() {
             return Ok(());
@@ -191,7 +193,8 @@ impl Options {
             // It may be there all the same, in a root that we may not write to.
             Err(_) if path.exists() => {}
             Err(e) if e.kind() == ErrorKind::StorageFull => {
-                return Err(no_room(path, path.parent().unwrap_or(path), self.choice()));
+                let needed = self.to_be_made().size(self.choice());
+                return Err(no_room(path, path.parent().unwrap_or(path), needed));
             }
             Err(e) => {
                 return Err(unusable(
@@ -204,7 +207,7 @@ impl Options {
     }
 
     /// The space's own directory, checked.
-    pub(super) fn existing_directory(&self, path: &Path) -> Result<File> {
+    pub(crate) fn existing_directory(&self, path: &Path) -> Result<File> {
         let directory = file::open_directory(path).map_err(|e| not_a_directory(path, e))?;
         let meta = directory.metadata().map_err(|e| Error::system("look at", path, e))?;
         self.check_owner(&meta).map_err(|problem| unusable(path, problem))?;
@@ -213,6 +216,7 @@ impl Options {
         }
         match file::network_file_system(&directory) {
             Ok(None) => Ok(directory),
+            Ok(Some(_)) if self.takes_any_file_system() => Ok(directory),
             Ok(Some(kind)) => {
                 Err(unusable(path, format!("it lies on {kind}, where processes of other machines could not be seen")))
             }
@@ -248,11 +252,13 @@ impl Options {
     pub(crate) fn find(&self) -> Result<Found> {
         self.check()?;
         let space = self.root()?.join(&self.name);
-        let path = space.join(FILE_NAME);
         let begin = Monotonic::now();
         let mut pause = Duration::from_micros(100);
         loop {
             let directory = self.directory(&space)?;
+            let there = Made::of(&space);
+            let made = there.unwrap_or_else(|| self.to_be_made());
+            let path = space.join(made.file_name());
             let cannot_lock = |e: io::Error| Error::system("lock", &space, e);
             let obstacle = match file::open_existing(&path) {
                 Ok(file) => {
@@ -262,7 +268,8 @@ impl Options {
                         );
                         // Once more, now that nobody can create another one: it may have been removed in between.
                         if FileId::at(&path).is_ok_and(|now| now == id) {
-                            return Ok(Found { directory, file, path, id });
+                            self.check_backend(made, &space)?;
+                            return Ok(Found { directory, file, path, id, made });
                         }
                     }
                     Obstacle::Creator
@@ -271,8 +278,8 @@ impl Options {
                     // A child that had a copy of the description would keep everybody out for as long as it lives.
                     let _not_now = fork::NOT_NOW.lock();
                     if lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)? {
-                        if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && !path.exists() {
-                            self.create(&space, &path).inspect_err(|_| {
+                        if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && Made::of(&space).is_none() {
+                            self.create(&space, made).inspect_err(|_| {
                                 // If nothing is in it, which is what it is without a segment.
                                 let _ = fs::remove_dir(&space);
                                 let _ = FileExt::unlock(&directory);
@@ -309,8 +316,9 @@ impl Options {
         }
     }
 
-    /// Creates the file. The caller holds the directory's exclusive lock.
-    fn create(&self, space: &Path, path: &Path) -> Result<()> {
+    /// Creates the file by which the space is what it is. The caller holds the directory's exclusive lock.
+    pub(crate) fn create(&self, space: &Path, made: Made) -> Result<()> {
+        let path = space.join(made.file_name());
         let new = space.join(UNPUBLISHED);
         match fs::remove_file(&new) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -320,32 +328,37 @@ impl Options {
         }
         let choice = self.choice();
         let file = file::create_new(&new).map_err(|e| match e.kind() {
-            ErrorKind::StorageFull => no_room(space, space, choice),
+            ErrorKind::StorageFull => no_room(space, space, made.size(choice)),
             _ => unusable(
                 space,
                 format!("no file can be created in it ({e}); name another root: Space::builder(..).root(..)"),
             ),
         })?;
-        let made = place(&file, space).and_then(|place| {
-            let header = Header::new(choice, wall_clock_nanos(), place);
-            allocate(&file, header.size)?;
+        let written = place(&file, space).and_then(|place| {
+            let token_base = wall_clock_nanos().max(self.token_floor);
+            allocate(&file, made.size(choice))?;
             if self.for_a_group() {
                 adopt_group(&new)?;
             }
-            file.set_permissions(fs::Permissions::from_mode(header.mode))?;
-            std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
+            file.set_permissions(fs::Permissions::from_mode(choice.mode))?;
+            match made {
+                Made::Segment => {
+                    let header = Header::new(choice, token_base, place);
+                    std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
+                }
+                Made::Files => FilesHeader::new(choice.names, choice.mode, token_base, place).write(&file)?,
+            }
             // On a disk: a crash of the machine leaves either no segment or a whole one.
             file.sync_all()?;
-            renameat2(AT_FDCWD, &new, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE)?;
-            Ok(())
+            Ok(renameat2(AT_FDCWD, &new, AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE)?)
         });
-        made.map_err(|e| {
+        written.map_err(|e| {
             let _ = fs::remove_file(&new);
             match e.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                    no_room(space, space, choice)
+                    no_room(space, space, made.size(choice))
                 }
-                _ => Error::system("create", path, e),
+                _ => Error::system("create", &path, e),
             }
         })
     }
@@ -360,7 +373,7 @@ enum Obstacle {
 }
 
 /// A digest of which file this is, and in which directory.
-fn place(file: &File, space: &Path) -> io::Result<u64> {
+pub(super) fn place(file: &File, space: &Path) -> io::Result<u64> {
     let inodes = [file.metadata()?.ino(), fs::metadata(space)?.ino()];
     Ok(fnv1a(bytemuck::bytes_of(&inodes)))
 }
@@ -398,12 +411,11 @@ fn unusable(path: &Path, problem: impl Into<String>) -> Error {
     Error::UnusableRoot { path: path.into(), problem: problem.into() }
 }
 
-fn no_room(space: &Path, look_at: &Path, choice: Choice) -> Error {
+fn no_room(space: &Path, look_at: &Path, needed: u64) -> Error {
     let available = File::open(look_at)
         .ok()
         .and_then(|dir| fstatvfs(&dir).ok())
         .map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
-    let needed = Header::new(choice, 0, 0).size;
     if available >= needed {
         return unusable(
             space,
@@ -435,7 +447,7 @@ pub(super) fn unusable_segment(path: &Path, problem: impl Into<String>) -> Error
     Error::UnusableSegment { path: path.into(), problem: problem.into() }
 }
 
-pub(super) fn unusable_file(path: &Path, e: io::Error) -> Error {
+pub(crate) fn unusable_file(path: &Path, e: io::Error) -> Error {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => {
             unusable_segment(path, "it is a symbolic link, and nobody but an attacker puts one there; remove it")
@@ -455,25 +467,17 @@ pub(super) fn unusable_file(path: &Path, e: io::Error) -> Error {
     }
 }
 
+/// Of a file that is not where it was made.
+pub(super) const COPY: &str = "it is a copy, or was moved here from another space, and those who use the original would not be excluded; \
+                               end all processes that use the space and remove its directory";
+
 impl Found {
     /// Checks the file and maps it. The second half keeps the directory locked.
     pub(crate) fn map(self, options: &Options) -> Result<(Segment, KeptFile)> {
         let Self { directory, file, path, .. } = self;
         let space = path.parent().unwrap_or(&path).to_path_buf();
         let (header, len) = checked_header(&file, &path, &space)?;
-        let meta = file.metadata().map_err(|e| Error::system("look at", &path, e))?;
-        options.check_owner(&meta).map_err(|problem| unusable_segment(&path, problem))?;
-        if meta.mode() & 0o7777 & !header.mode != 0 {
-            return Err(unusable_segment(
-                &path,
-                format!(
-                    "its mode is {:#o}, but it was created with {:#o}; somebody opened it to others (chmod {:o})",
-                    meta.mode() & 0o7777,
-                    header.mode,
-                    header.mode
-                ),
-            ));
-        }
+        options.check_file(&file, &path, header.mode)?;
         let differs = |option, existing: String, wanted: String| {
             Err(Error::OptionDiffers { path: space.clone(), option, existing, wanted })
         };
@@ -491,7 +495,11 @@ impl Found {
             }
             _ => {}
         }
-        let map = Mapping::new(&file, len).map_err(|e| Error::system("map", &path, e))?;
+        let map = Mapping::new(&file, len).map_err(|e| Error::BackendUnusable {
+            path: space.clone(),
+            backend: Backend::Segment,
+            missing: format!("mapping a file of its file system ({e})"),
+        })?;
         let directory = KeptFile::new(directory).map_err(|e| Error::system("look at", &space, e))?;
         Ok((Segment::new(header, path, file, &map)?, directory))
     }
@@ -507,11 +515,7 @@ pub(super) fn checked_header(file: &File, path: &Path, space: &Path) -> Result<(
         .map_err(|e| Error::system("read", path, e))?
         .map_err(|flaw| unusable_segment(path, explain(flaw, meta.len())))?;
     if place(file, space).map_err(|e| Error::system("look at", path, e))? != header.place {
-        return Err(unusable_segment(
-            path,
-            "it is a copy, or was moved here from another space, and those who use the original would not be excluded; \
-             end all processes that use the space and remove its directory",
-        ));
+        return Err(unusable_segment(path, COPY));
     }
     let len = usize::try_from(header.size).map_err(|_| unusable_segment(path, "it is too large for this machine"))?;
     Ok((header, len))

@@ -4,6 +4,7 @@ use super::{Area::Machine, Draft, Finding, Need, Place, Verdict, found, of, refu
 use crate::os::probe::{self, Proc, Scratch, Tried};
 
 const NO_SPACE: &str = "no space can be used";
+const NO_SEGMENT: &str = "no space can be used that is a segment; whoever creates one makes lock files";
 const FILTER: &str = "let the container's filter (seccomp) or policy allow it";
 const NOT_USED: &str = "nothing in this version stands on it";
 
@@ -16,21 +17,24 @@ pub(super) fn findings(place: &Place) -> Vec<Finding> {
     let essential = |name, tried, works: &str| {
         of(Machine, name, tried, works).need(Need::Essential, NO_SPACE).advice_if_missing(FILTER)
     };
+    let of_segments = |name, tried, works: &str| {
+        of(Machine, name, tried, works).need(place.for_a_segment(), NO_SEGMENT).advice_if_missing(FILTER)
+    };
     let mut drafts = vec![
         kernel(),
-        essential(
+        of_segments(
             "shared mapping",
             on_file(Scratch::shared_mapping),
             "two processes see each other's stores in a mapped file",
         ),
         of(Machine, "futex", on_file(Scratch::futex), "a process that sleeps on a word of a file is woken by another")
             .need(
-                Need::Essential,
-                "who waits for a lock only looks every millisecond, and the C library ends programs that wait for a thread \
-                 of theirs (hostlock run is one)",
+                place.for_a_segment(),
+                "no space can be used that is a segment; whoever creates one makes lock files; and the C library ends programs that \
+                 wait for a thread of theirs (hostlock run is one)",
             )
             .advice_if_missing(FILTER),
-        essential(
+        of_segments(
             "byte locks",
             on_file(Scratch::byte_lock),
             "two descriptions of a file exclude each other (F_OFD_SETLK)",
@@ -40,7 +44,7 @@ pub(super) fn findings(place: &Place) -> Vec<Finding> {
             on_file(Scratch::directory_lock),
             "two descriptions of a directory exclude each other (flock)",
         ),
-        essential(
+        of_segments(
             "presence",
             on_file(Scratch::kept_by_a_mapping),
             "a byte stays locked while a page of the file is mapped, and no child inherits that (MADV_DONTFORK)",

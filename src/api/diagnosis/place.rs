@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Area::Place as Where, Draft, Finding, Need, Place, Verdict, found, of, why};
-use crate::os::probe::{self, AtLogout, Room, Tried};
+use crate::os::probe::{self, AtLogout, Room, Scratch, Tried};
 use crate::segment::open::Options;
 
 const ELSEWHERE: &str = "name another directory: Space::builder(..).root(..)";
@@ -28,7 +28,7 @@ fn name_of(kind: u64) -> String {
 }
 
 pub(super) fn findings(place: &Place, options: &Options) -> Vec<Finding> {
-    let mut drafts = vec![directory(place), file_system(place), room(place, options)];
+    let mut drafts = vec![directory(place), file_system(place, options), room(place, options)];
     let scratch = place.scratch.as_ref();
     let on_file =
         |tried: Option<&Tried>| tried.cloned().unwrap_or_else(|| Tried::Untried("no file can be made".into()));
@@ -45,6 +45,28 @@ pub(super) fn findings(place: &Place, options: &Options) -> Vec<Finding> {
         on_file(scratch.ok().map(|scratch| &scratch.renamed)),
         "a file takes a name only if nobody has it (renameat2, RENAME_NOREPLACE)",
     ));
+    drafts.push(
+        of(
+            Where,
+            "file locks",
+            on_file(scratch.ok().map(Scratch::file_lock).as_ref()),
+            "two descriptions of a file exclude each other (flock)",
+        )
+        .need(place.for_files(Need::Essential), "no lock file excludes anybody")
+        .advice(ELSEWHERE),
+    );
+    drafts.push(
+        of(
+            Where,
+            "list of locks",
+            on_file(scratch.ok().map(Scratch::listed).as_ref()),
+            "the kernel lists a file that is locked, under its number (/proc/locks)",
+        )
+        .need(
+            place.for_files(Need::Helpful),
+            "a lock file that somebody deletes is not made anew before the space is: asking for it is an error",
+        ),
+    );
     match place.root.starts_with(SHM) {
         true => drafts.push(logout()),
         false => drafts.push(shm()),
@@ -73,9 +95,14 @@ fn directory(place: &Place) -> Draft {
     .advice(ELSEWHERE)
 }
 
-fn file_system(place: &Place) -> Draft {
+fn file_system(place: &Place, options: &Options) -> Draft {
     let path = place.nearest.display();
     let draft = match probe::file_system(&place.nearest) {
+        Ok((_, Some(name))) if options.takes_any_file_system() => {
+            let seen = format!("{path} lies on {name}, and was allowed all the same");
+            found(Where, "file system", Verdict::Ok, seen)
+                .follows("locks exclude the processes of other machines, or a machine's guests, only if that file system says so")
+        }
         Ok((_, Some(name))) => {
             let seen = format!("{path} lies on {name}, where processes of other machines could not be seen");
             found(Where, "file system", Verdict::Unusable, seen)
@@ -92,7 +119,7 @@ fn file_system(place: &Place) -> Draft {
 }
 
 fn room(place: &Place, options: &Options) -> Draft {
-    let needed = options.size();
+    let needed = options.size(place.made);
     let draft = match probe::room(&place.nearest) {
         Ok(room) => {
             let fit = room.available / needed;

@@ -8,16 +8,20 @@ use super::{Area::Space, Draft, Finding, Need, Place, Verdict, found, why};
 use crate::backend::inspect;
 use crate::os::probe;
 use crate::segment::open::Options;
-use crate::{Error, Inspection, Result};
+use crate::{Backend, Error, Inspection, Result};
 
-pub(super) fn findings(place: &Place, options: &Options, existing: &Result<bool>) -> Vec<Finding> {
+pub(super) fn findings(place: &Place, options: &Options, existing: &Result<Option<Backend>>) -> Vec<Finding> {
     let drafts = match existing {
-        Ok(true) => match inspect::look(options) {
-            Ok(seen) => vec![segment(place, &seen), participants(&seen), locks(&seen)],
+        Ok(Some(Backend::Segment | Backend::Auto)) => match inspect::look(options) {
+            Ok(seen) => vec![file(place, options, &seen), participants(&seen), locks(&seen)],
             // It went between the two looks.
             Err(error) => vec![refused(&error)],
         },
-        Ok(false) => vec![absent(place)],
+        Ok(Some(Backend::Files)) => match inspect::look(options) {
+            Ok(seen) => vec![file(place, options, &seen), locks(&seen)],
+            Err(error) => vec![refused(&error)],
+        },
+        Ok(None) => vec![absent(place)],
         // The finding about the directory has said that, unless it is about its owner or mode.
         Err(error) => vec![refused(error)],
     };
@@ -59,15 +63,19 @@ fn absent(place: &Place) -> Draft {
         .advice("end those processes, then start anew")
 }
 
-fn segment(place: &Place, seen: &Inspection) -> Draft {
+fn file(place: &Place, options: &Options, seen: &Inspection) -> Draft {
     let path = place.space.display();
-    let owner = fs::metadata(place.space.join("segment")).map(|meta| {
+    let owner = fs::metadata(place.space.join(options.file_of(place.made))).map(|meta| {
         format!("{}, mode {:o}, of uid {} and gid {}", bytes(meta.len()), meta.mode() & 0o7777, meta.uid(), meta.gid())
     });
     let owner = owner.unwrap_or_else(|e| why(&e));
     let age =
         seen.created.elapsed().map_or_else(|_| "in the future, by the clock of now".into(), |age| ago(age.as_secs()));
-    found(Space, "space", Verdict::Ok, format!("{path}: {owner}, created {age}")).need(Need::Essential, "")
+    let made = match place.made {
+        Backend::Segment | Backend::Auto => "a segment".into(),
+        Backend::Files => format!("lock files, {} processes in it", seen.usage.participants),
+    };
+    found(Space, "space", Verdict::Ok, format!("{path}: {made}, {owner}, created {age}")).need(Need::Essential, "")
 }
 
 fn participants(seen: &Inspection) -> Draft {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand};
-use hostlock::{Semaphore, Space, SpaceBuilder};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use hostlock::{Backend, Semaphore, Space, SpaceBuilder};
 
 use crate::exit::{Code, Failure};
 
@@ -32,6 +32,9 @@ pub(crate) enum Action {
     /// Show who holds what, who waits, and what died
     #[command(override_usage = "hostlock status [OPTIONS] [NAME]", after_long_help = STATUS_MANUAL)]
     Status(StatusArgs),
+    /// Turn a space into one of lock files, or back into a segment
+    #[command(override_usage = "hostlock move [OPTIONS] --to BACKEND", after_long_help = MOVE_MANUAL)]
+    Move(MoveArgs),
     /// Say what this machine and a space can do for locks, and what follows
     #[command(after_long_help = DOCTOR_MANUAL)]
     Doctor(DoctorArgs),
@@ -45,6 +48,60 @@ pub(crate) struct SpaceArgs {
     /// Use the space that lies in directory DIR
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackendArgs {
+    /// Make a new space of: segment, files (default: auto)
+    #[arg(long, value_name = "BACKEND", value_enum, default_value = "auto")]
+    #[arg(hide_short_help = true, hide_possible_values = true, hide_default_value = true)]
+    backend: BackendArg,
+    /// Allow --backend files on the file system of a network
+    #[arg(long, hide_short_help = true)]
+    any_file_system: bool,
+}
+
+/// What a space is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendArg {
+    Auto,
+    Segment,
+    Files,
+}
+
+impl From<BackendArg> for Backend {
+    fn from(backend: BackendArg) -> Self {
+        match backend {
+            BackendArg::Auto => Self::Auto,
+            BackendArg::Segment => Self::Segment,
+            BackendArg::Files => Self::Files,
+        }
+    }
+}
+
+impl BackendArgs {
+    pub(crate) fn of(&self, builder: SpaceBuilder) -> Result<SpaceBuilder, Failure> {
+        if self.any_file_system && self.backend != BackendArg::Files {
+            return Err(Failure::new(Code::Usage, "--any-file-system goes with --backend files"));
+        }
+        let builder = builder.backend(self.backend.into());
+        Ok(if self.any_file_system { builder.any_file_system() } else { builder })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    /// What the space is to be made of: segment or files
+    #[arg(long, value_name = "BACKEND", value_parser = ["segment", "files"], hide_possible_values = true)]
+    to: String,
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+}
+
+impl MoveArgs {
+    pub(crate) fn to(&self) -> Backend {
+        if self.to == "files" { Backend::Files } else { Backend::Segment }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +135,8 @@ pub(crate) struct RunArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) space: SpaceArgs,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     /// Create the space with MODE: 600 or, for a group, 660
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub(crate) mode: Option<u32>,
@@ -108,6 +167,8 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) space: SpaceArgs,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -178,6 +239,20 @@ Examples:
   hostlock status deploy
   hostlock status --json | jq -r '.locks[] | select(.state == \"held\") | .name'";
 
+const MOVE_MANUAL: &str = "\
+What a space is made of is decided by whoever creates it, and all others follow: a segment,
+unless that process cannot use one, or lock files (--backend files). This changes it while
+no process is in the space. Names and their kinds stay, and tokens go on growing.
+
+It is refused while somebody is in the space, while a lock is abandoned and nobody was told,
+and for lock files if there are names that only a segment has: data, queues, events.
+
+Exit status: 0, also if it is that already; 64 wrong call; 69 no such space, or refused.
+
+Examples:
+  hostlock move --to files --path /srv/app/locks
+  hostlock move --to segment";
+
 const DOCTOR_MANUAL: &str = "\
 One line for each thing that was looked at:
   ok        it was tried and works, or is as it should be
@@ -206,9 +281,10 @@ pub(crate) fn parse() -> Parsed {
     match Cli::try_parse() {
         Ok(cli) => Parsed::Act(cli.action),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                Parsed::Wrong(Failure::new(Code::Usage, "say what to do: run, status or doctor; see hostlock --help"))
-            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Wrong(Failure::new(
+                Code::Usage,
+                "say what to do: run, status, move or doctor; see hostlock --help",
+            )),
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Tell(error.render().to_string()),
             _ => Parsed::Wrong(Failure::new(Code::Usage, one_line(&error.render().to_string()))),
         },
@@ -221,7 +297,7 @@ fn one_line(text: &str) -> String {
     let what = what.split("\n\nFor more information").next().unwrap_or_default();
     let what: Vec<&str> = what.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut what = what.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
-    let verb = std::env::args().nth(1).filter(|verb| ["run", "status", "doctor"].contains(&verb.as_str()));
+    let verb = std::env::args().nth(1).filter(|verb| ["run", "status", "move", "doctor"].contains(&verb.as_str()));
     if verb.as_deref() == Some("run") && what.starts_with("unexpected argument '-c'") {
         // flock(1) has it.
         what = "there is no -c; a line for a shell is: run NAME -- sh -c LINE".into();

@@ -8,7 +8,7 @@ use crate::exit::{Code, Failure, in_words_of_the_tool};
 use crate::output;
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
-    let found = args.space.builder()?.diagnose()?;
+    let found = args.backend.of(args.space.builder()?)?.diagnose()?;
     output::print(&if args.json { json(&found)? } else { lines(&found) })?;
     match found.can_work() {
         true => Ok(()),

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let outcome = match args::parse() {
         Parsed::Act(Action::Run(args)) => run::run(args),
         Parsed::Act(Action::Status(args)) => status::status(&args).map(|()| 0),
+        Parsed::Act(Action::Move(args)) => move_to(&args).map(|()| 0),
         Parsed::Act(Action::Doctor(args)) => doctor::doctor(&args).map(|()| 0),
         Parsed::Tell(text) => output::print(&text).map(|()| 0),
         Parsed::Wrong(failure) => Err(failure),
@@ -33,4 +34,9 @@ fn main() -> ExitCode {
             failure.code.into()
         }
     }
+}
+
+fn move_to(args: &args::MoveArgs) -> Result<(), exit::Failure> {
+    args.space.builder()?.move_to(args.to())?;
+    Ok(())
 }

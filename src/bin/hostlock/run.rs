@@ -32,7 +32,7 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
         args.command.remove(0);
     }
     lock::check(&args)?;
-    let mut builder = args.space.builder()?;
+    let mut builder = args.backend.of(args.space.builder()?)?;
     if let Some(mode) = args.mode {
         builder = builder.mode(mode);
     }

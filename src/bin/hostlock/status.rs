@@ -125,6 +125,7 @@ struct SpaceJson<'a> {
     dead_participants: usize,
     locks_capacity: usize,
     locks: Vec<LockJson<'a>>,
+    backend: String,
 }
 
 #[derive(Serialize)]
@@ -251,6 +252,7 @@ fn json(found: &Inspection) -> Result<String, Failure> {
         dead_participants: found.participants.iter().filter(|participant| participant.dead).count(),
         locks_capacity: found.usage.locks_capacity,
         locks: found.locks.iter().map(lock_json).collect(),
+        backend: found.backend.to_string(),
     };
     let text = serde_json::to_string_pretty(&space)
         .map_err(|e| Failure::new(Code::Output, format_args!("cannot write JSON: {e}")))?;

@@ -1,0 +1,433 @@
+//! The file of a space that is made of lock files: which names there are, which file each of them has, which token was drawn last.
+//!
+//! ```text
+//! SPACE/
+//! ├── files        this: a header, then an entry for each lock file
+//! ├── 0.lock       the lock file of entry 0: locked by `flock`, with a record of who holds it
+//! └── …
+//! ```
+//!
+//! All of it is words of 64 bits in the byte order of the machine. The header is in [`segment::files`](crate::segment::files).
+//!
+//! Invariants:
+//!
+//! 1. Entries change under an exclusive `flock` of this file, except for tokens, which only grow, and are drawn under the name's own lock where
+//!    the words are not mapped.
+//! 2. An entry says which inode its lock file has. Whoever locked another one does not hold the lock: it looks *after* it locked.
+//! 3. A lock file that is not at its place is made anew: the entry names the new inode and the one before *first*, and only *then* is it asked
+//!    whether anybody holds the one before. Whoever locks that one afterwards sees the entry; whoever had locked it is seen by the kernel's list. Until it is
+//!    proven that nobody holds it, nobody holds the new one.
+//!
+//! If we die in the middle: an entry without a file is one whose file is not at its place; a file without an entry is overwritten by the next
+//! who needs its number.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::os::clock::{Monotonic, wall_clock_nanos};
+use crate::os::file::{self, FileId};
+use crate::os::lock_file::{LockFile, Mode};
+use crate::os::words::Words;
+use crate::segment::files::{ENTRY_WORDS, FILE_NAME, FilesHeader, HEADER_WORDS, USED};
+use crate::segment::format::Kind;
+use crate::{Abandoned, Error, Result};
+
+use super::record::Record;
+
+/// Words of a name.
+const NAME_WORDS: usize = 8;
+/// Words of a lock file.
+pub(crate) const RECORD_WORDS: usize = 64;
+
+/// How long to wait for whoever changes entries, which takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+mod at {
+    //! Where a word of an entry is.
+    /// Of an entry: kind (low byte), length of the name (next), generation (high half). 0: nobody's.
+    pub(super) const META: usize = 0;
+    /// Permits (low half), and the entry of the first one (high half).
+    pub(super) const COUNT: usize = 1;
+    pub(super) const TOKEN: usize = 2;
+    pub(super) const DEVICE: usize = 3;
+    pub(super) const INODE: usize = 4;
+    /// The inode before, if it is not proven that nobody holds it.
+    pub(super) const BEFORE: usize = 5;
+    /// When a writer last was kept waiting by readers: monotonic milliseconds.
+    pub(super) const WRITER: usize = 6;
+    /// Deaths that were told.
+    pub(super) const RECOVERED: usize = 7;
+    pub(super) const NAME: usize = 8;
+}
+
+/// The kind of an entry that is a permit of the semaphore it is named after.
+const PERMIT: u8 = 0x7F;
+
+/// An entry, while it is the name's in that generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) entry: u32,
+    pub(crate) generation: u32,
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) place: Place,
+    pub(crate) kind: u8,
+    pub(crate) count: u32,
+    /// The entry of its first permit.
+    pub(crate) first: u32,
+    pub(crate) name: String,
+    pub(crate) token: u64,
+    pub(crate) recovered: u64,
+}
+
+/// What a lock file turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The name's.
+    Current,
+    /// The name's, but one that it had before may still be held.
+    Unproven(FileId),
+    /// Another one is.
+    Replaced,
+    /// The name is gone.
+    Gone,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Index {
+    pub(crate) space: PathBuf,
+    pub(crate) path: PathBuf,
+    pub(crate) id: FileId,
+    pub(crate) capacity: u32,
+    pub(crate) mode: u32,
+    pub(crate) token_base: u64,
+    words: Words,
+}
+
+impl Index {
+    /// Of an open file, which is not believed anything. `map` is a way to get at its words.
+    pub(crate) fn read(file: File, space: &Path, map: fn(File, usize) -> io::Result<Words>) -> Result<Self> {
+        let path = space.join(FILE_NAME);
+        let header = FilesHeader::checked(&file, &path, space)?;
+        let id = FileId::of_file(&file).map_err(|e| Error::system("look at", &path, e))?;
+        let words = map(file, header.words()).map_err(|e| Error::system("open", &path, e))?;
+        let FilesHeader { capacity, mode, token_base, .. } = header;
+        Ok(Self { space: space.into(), path, id, capacity, mode, token_base, words })
+    }
+
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.words.is_mapped()
+    }
+
+    fn failed(&self, e: io::Error) -> Error {
+        Error::system("use", &self.path, e)
+    }
+
+    fn word(entry: u32, word: usize) -> usize {
+        HEADER_WORDS + entry as usize * ENTRY_WORDS + word
+    }
+
+    fn get(&self, entry: u32, word: usize) -> Result<u64> {
+        self.words.load(Self::word(entry, word)).map_err(|e| self.failed(e))
+    }
+
+    fn put(&self, entry: u32, word: usize, value: u64) -> Result<()> {
+        self.words.store(Self::word(entry, word), value).map_err(|e| self.failed(e))
+    }
+
+    /// Whether the file is gone, or another one lies in its place.
+    pub(crate) fn is_removed(&self) -> bool {
+        !FileId::at(&self.path).is_ok_and(|now| now == self.id)
+    }
+
+    fn used(&self) -> Result<u32> {
+        let used = self.words.load(USED).map_err(|e| self.failed(e))?;
+        Ok(u32::try_from(used).unwrap_or(u32::MAX).min(self.capacity))
+    }
+
+    /// The path of an entry's lock file.
+    pub(crate) fn lock_path(&self, entry: u32) -> PathBuf {
+        self.space.join(format!("{entry}.lock"))
+    }
+
+    /// What the entry says, if it is a name's.
+    fn named(&self, entry: u32) -> Result<Option<Named>> {
+        let words: [u64; ENTRY_WORDS] = self.words.load_all(Self::word(entry, 0)).map_err(|e| self.failed(e))?;
+        let meta = words[at::META];
+        let (kind, len) = (meta as u8, (meta >> 8) as u8 as usize);
+        if meta as u32 == 0 || kind == PERMIT || len > NAME_WORDS * 8 {
+            return Ok(None);
+        }
+        let bytes: Vec<u8> = words[at::NAME..].iter().flat_map(|word| word.to_ne_bytes()).take(len).collect();
+        Ok(Some(Named {
+            place: Place { entry, generation: (meta >> 32) as u32 },
+            kind,
+            count: words[at::COUNT] as u32,
+            first: (words[at::COUNT] >> 32) as u32,
+            name: String::from_utf8_lossy(&bytes).into_owned(),
+            token: words[at::TOKEN],
+            recovered: words[at::RECOVERED],
+        }))
+    }
+
+    /// All names.
+    pub(crate) fn names(&self) -> Result<Vec<Named>> {
+        (0..self.used()?).filter_map(|entry| self.named(entry).transpose()).collect()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Named>> {
+        for entry in 0..self.used()? {
+            if let Some(named) = self.named(entry)?
+                && named.name == name
+            {
+                return Ok(Some(named));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the entry still is that name's.
+    pub(crate) fn is_still(&self, place: Place) -> Result<bool> {
+        let meta = self.get(place.entry, at::META)?;
+        Ok(meta as u32 != 0 && (meta >> 32) as u32 == place.generation)
+    }
+
+    /// Gives `name` an entry, and one for each permit. The caller has the exclusive lock, and did not find the name.
+    fn register(&self, name: &str, kind: Kind, count: u32) -> Result<Named> {
+        let parts = if kind == Kind::Semaphore { count } else { 0 };
+        let full = || Error::Full { path: self.space.clone(), what: "locks", capacity: self.capacity };
+        let entry = self.free_run(1)?.ok_or_else(full)?;
+        // Not the one it is to have itself.
+        let first = if parts == 0 { 0 } else { self.free_run_but(parts, entry)?.ok_or_else(full)? };
+        for part in first..first + parts {
+            let generation = self.next_generation(part)?;
+            self.put(part, at::BEFORE, 0)?;
+            self.put(part, at::INODE, 0)?;
+            self.put(part, at::META, u64::from(generation) << 32 | u64::from(PERMIT))?;
+        }
+        let generation = self.next_generation(entry)?;
+        let mut words = [0; NAME_WORDS];
+        for (word, bytes) in words.iter_mut().zip(name.as_bytes().chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_ne_bytes(padded);
+        }
+        for (word, value) in [(at::BEFORE, 0), (at::INODE, 0), (at::WRITER, 0), (at::RECOVERED, 0)] {
+            self.put(entry, word, value)?;
+        }
+        self.words.store_all(Self::word(entry, at::NAME), &words).map_err(|e| self.failed(e))?;
+        self.put(entry, at::COUNT, u64::from(first) << 32 | u64::from(count))?;
+        // Larger than every token of a space that was here before, and of a name that was here before: an acquisition takes longer than a nanosecond.
+        let last = self.get(entry, at::TOKEN)?.max(self.token_base).max(wall_clock_nanos());
+        self.put(entry, at::TOKEN, last)?;
+        let used = self.used()?.max(entry + 1).max(first + parts);
+        self.words.store(USED, u64::from(used)).map_err(|e| self.failed(e))?;
+        let meta = u64::from(generation) << 32 | (name.len() as u64) << 8 | u64::from(kind as u8);
+        self.put(entry, at::META, meta)?;
+        self.named(entry)?.ok_or_else(|| Error::damaged(&self.path, "an entry that was just written is not there"))
+    }
+
+    fn next_generation(&self, entry: u32) -> Result<u32> {
+        Ok(((self.get(entry, at::META)? >> 32) as u32).wrapping_add(1))
+    }
+
+    fn free_run(&self, count: u32) -> Result<Option<u32>> {
+        self.free_run_but(count, u32::MAX)
+    }
+
+    /// So many entries in a row that are nobody's, without that one.
+    fn free_run_but(&self, count: u32, but: u32) -> Result<Option<u32>> {
+        let mut length = 0;
+        for entry in 0..self.capacity {
+            let is_free = entry != but && self.get(entry, at::META)? as u32 == 0;
+            length = if is_free { length + 1 } else { 0 };
+            if length == count {
+                return Ok(Some(entry + 1 - count));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Finds a name, or gives it an entry.
+    pub(crate) fn look_up(&self, name: &str, kind: Kind, count: u32) -> Result<Named> {
+        if let Some(named) = self.find(name)? {
+            return Ok(named);
+        }
+        self.alone(|| match self.find(name)? {
+            Some(named) => Ok(named),
+            None => self.register(name, kind, count),
+        })
+    }
+
+    /// Takes the name's entries from it. The caller has the exclusive lock, and the locks of all its files.
+    pub(crate) fn unregister(&self, named: &Named) -> Result<()> {
+        let parts = if named.kind == Kind::Semaphore as u8 { named.count } else { 0 };
+        for entry in (named.first..named.first + parts).chain([named.place.entry]) {
+            let generation = (self.get(entry, at::META)? >> 32) as u32;
+            self.put(entry, at::META, u64::from(generation) << 32)?;
+            let _ = std::fs::remove_file(self.lock_path(entry));
+        }
+        Ok(())
+    }
+
+    /// Does something while nobody else changes entries.
+    pub(crate) fn alone<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.is_removed() {
+            return Err(Error::Removed { path: self.space.clone() });
+        }
+        let failed = |e| Error::system("lock", &self.path, e);
+        let end = Monotonic::now().saturating_add(PATIENCE);
+        loop {
+            let file = LockFile::open(&self.path).map_err(failed)?;
+            if file.try_lock(Mode::Exclusive).map_err(failed)? {
+                let done = act();
+                file.unlock();
+                return done;
+            }
+            if Monotonic::now() > end {
+                return Err(Error::UnusableSegment {
+                    path: self.path.clone(),
+                    problem: "a process has it locked and does not go on; it may be stopped".into(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What a lock file is that somebody has locked: to be asked after locking it (invariant 2).
+    pub(crate) fn standing(&self, place: Place, file: FileId) -> Result<Standing> {
+        let [meta, _, _, device, inode, before]: [u64; 6] =
+            self.words.load_all(Self::word(place.entry, 0)).map_err(|e| self.failed(e))?;
+        if meta as u32 == 0 || (meta >> 32) as u32 != place.generation {
+            return Ok(Standing::Gone);
+        }
+        Ok(match (file == FileId::new(device, inode), before) {
+            (false, _) => Standing::Replaced,
+            (true, 0) => Standing::Current,
+            (true, before) => Standing::Unproven(FileId::new(device, before)),
+        })
+    }
+
+    /// The record of an entry's lock file, for looking, if that file is at its place; and which file it should be.
+    pub(crate) fn look(&self, entry: u32) -> Result<(Option<Record>, FileId)> {
+        let [device, inode]: [u64; 2] =
+            self.words.load_all(Self::word(entry, at::DEVICE)).map_err(|e| self.failed(e))?;
+        let id = FileId::new(device, inode);
+        let Ok(file) = file::open_to_read(&self.lock_path(entry)) else { return Ok((None, id)) };
+        let is_it = FileId::of_file(&file).is_ok_and(|is| is == id)
+            && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == RECORD_WORDS as u64 * 8);
+        let record = is_it.then(|| Words::to_look_at(file, RECORD_WORDS)).transpose().map_err(|e| self.failed(e))?;
+        Ok((record.map(Record), id))
+    }
+
+    /// Nobody holds the inode before: proven by the caller, who has the present one locked.
+    pub(crate) fn proven(&self, place: Place, before: FileId) -> Result<()> {
+        if self.get(place.entry, at::BEFORE)? == before.inode() { self.put(place.entry, at::BEFORE, 0) } else { Ok(()) }
+    }
+
+    /// The entry of one permit of a semaphore.
+    pub(crate) fn part(&self, semaphore: &Named, part: u32) -> Result<Place> {
+        let entry = semaphore.first.saturating_add(part);
+        let meta = self.get(entry, at::META)?;
+        match meta as u8 {
+            PERMIT => Ok(Place { entry, generation: (meta >> 32) as u32 }),
+            _ => Err(Error::damaged(&self.path, format!("\"{}\" has lost its permits", semaphore.name))),
+        }
+    }
+
+    /// Opens the lock file of an entry, making it anew if it is not at its place.
+    pub(crate) fn open(&self, place: Place) -> Result<LockFile> {
+        let path = self.lock_path(place.entry);
+        let cannot = |e| Error::system("look at", &path, e);
+        let is_it = |file: &LockFile| -> Result<bool> {
+            let meta = file.file().metadata().map_err(cannot)?;
+            Ok(meta.is_file()
+                && meta.len() == RECORD_WORDS as u64 * 8
+                && matches!(self.standing(place, file.id())?, Standing::Current | Standing::Unproven(_)))
+        };
+        match LockFile::open(&path) {
+            Ok(file) if is_it(&file)? => return Ok(file),
+            // What keeps us from opening it says nothing of what it is.
+            Err(e) if !is_something_else(&e) => return Err(Error::system("open", &path, e)),
+            _ => {}
+        }
+        self.alone(|| match LockFile::open(&path) {
+            Ok(file) if is_it(&file)? => Ok(file),
+            Err(e) if !is_something_else(&e) => Err(Error::system("open", &path, e)),
+            _ if !self.is_still(place)? => Err(Error::Removed { path: self.space.clone() }),
+            _ => self.make(place.entry, &path),
+        })
+    }
+
+    /// Invariant 3. The caller has the exclusive lock.
+    fn make(&self, entry: u32, path: &Path) -> Result<LockFile> {
+        let [device, inode, before]: [u64; 3] =
+            self.words.load_all(Self::word(entry, at::DEVICE)).map_err(|e| self.failed(e))?;
+        // Two that may be held: one of them has to be proven free first.
+        if before != 0 && inode != 0 && !super::is_free(FileId::new(device, before), self.id)? {
+            return Err(Error::LockFileGone { path: path.into(), why: super::still_held() });
+        }
+        let new = self.space.join(".lock.new");
+        match std::fs::remove_file(&new) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::system("remove", &new, e)),
+            _ => {}
+        }
+        let failed = |e| Error::system("make", path, e);
+        let file = LockFile::made_by(|| file::create_new(&new)).map_err(failed)?;
+        let written = (|| {
+            file::share_as(file.file(), &self.path, self.mode)?;
+            // Really there: a store to a mapped hole of a full file system is SIGBUS.
+            nix::fcntl::posix_fallocate(file.file(), 0, RECORD_WORDS as i64 * 8)?;
+            if inode != 0 {
+                // What was in the one before is gone with it, so somebody may have died there.
+                let token = self.words.load(Self::word(entry, at::TOKEN))?;
+                let record = Record(Words::of(file::open_existing(&new)?, RECORD_WORDS)?);
+                record.note_death(&Abandoned { token, pid: None, command: String::new() })?;
+                record.release(token, true)?;
+            }
+            io::Result::Ok(())
+        })();
+        written.map_err(failed)?;
+        // An inode that has its number again was nobody's in between.
+        let before = if file.id() == FileId::new(device, inode) { 0 } else { inode };
+        self.put(entry, at::BEFORE, before)?;
+        self.put(entry, at::DEVICE, file.id().device())?;
+        self.put(entry, at::INODE, file.id().inode())?;
+        std::fs::rename(&new, path).map_err(failed)?;
+        Ok(file)
+    }
+
+    /// The next token of a name. Where the words are not mapped, only for whoever holds the name's lock.
+    pub(crate) fn draw(&self, entry: u32) -> Result<u64> {
+        self.words.add(Self::word(entry, at::TOKEN), 1).map(|last| last + 1).map_err(|e| self.failed(e))
+    }
+
+    pub(crate) fn last_token(&self, entry: u32) -> Result<u64> {
+        self.get(entry, at::TOKEN)
+    }
+
+    pub(crate) fn note_recovery(&self, entry: u32) -> Result<()> {
+        self.words.add(Self::word(entry, at::RECOVERED), 1).map(drop).map_err(|e| self.failed(e))
+    }
+
+    /// Notes that a writer waits for readers, now.
+    pub(crate) fn note_writer(&self, entry: u32, millis: u64) -> Result<()> {
+        self.put(entry, at::WRITER, millis)
+    }
+
+    /// When a writer last waited for readers.
+    pub(crate) fn writer(&self, entry: u32) -> Result<u64> {
+        self.get(entry, at::WRITER)
+    }
+}
+
+/// Whether what could not be opened is nothing, or nothing of ours: a link, a directory, a pipe.
+fn is_something_else(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::ENOTDIR))
+}

@@ -1,0 +1,313 @@
+//! A named lock in a lock file: alone, or among readers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::index::{Place, Standing};
+use super::inspect::Looking;
+use super::record::Record;
+use super::table::{Idle, Opened, idle_of, keep_held, take_held, with_held};
+use super::{FileSpace, is_free, still_held};
+use crate::backend::lock::{Abandonment, Acquisition, Spec, Waited};
+use crate::backend::rwlock::Reading;
+use crate::os::clock::{Deadline, Monotonic};
+use crate::os::lock_file::Mode;
+use crate::segment::format::Kind;
+use crate::segment::names;
+use crate::{Abandoned, Error, Holder, Result};
+
+/// The first pause between two attempts, and the longest one.
+const PAUSES: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(4));
+/// How often whoever waits looks whether the space still is there.
+const LOOK: Duration = Duration::from_millis(100);
+/// A writer that was kept waiting so recently is let in before further readers,
+const RECENT: Duration = Duration::from_millis(20);
+/// unless they have waited for so long.
+const FAIR: Duration = Duration::from_millis(100);
+
+/// Pauses that grow up to a bound.
+pub(super) struct Pauses {
+    next: Duration,
+    deadline: Deadline,
+    pub(super) started: Monotonic,
+    looked: Monotonic,
+}
+
+impl Pauses {
+    pub(super) fn new(deadline: Deadline) -> Self {
+        let started = Monotonic::now();
+        Self { next: PAUSES.0, deadline, started, looked: started }
+    }
+
+    /// `false`: there is no time left. The second half: it is time to look at the space.
+    pub(super) fn pause(&mut self) -> (bool, bool) {
+        let now = Monotonic::now();
+        let left = match self.deadline {
+            Deadline::Never => Duration::MAX,
+            Deadline::At(at) => at.since(now),
+        };
+        if left.is_zero() {
+            return (false, false);
+        }
+        std::thread::sleep(self.next.min(left));
+        self.next = (self.next * 2).min(PAUSES.1);
+        let is_time = now.since(self.looked) >= LOOK;
+        if is_time {
+            self.looked = now;
+        }
+        (true, is_time)
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        Monotonic::now().since(self.started)
+    }
+}
+
+/// A named lock in a lock file, as a handle keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct FileLock {
+    pub(super) space: Arc<FileSpace>,
+    spec: Arc<Spec>,
+    place: Place,
+    idle: Idle,
+}
+
+/// What is locked, and what its new owner is told.
+pub(super) struct Locked {
+    pub(super) opened: Box<Opened>,
+    pub(super) dead: Option<Abandoned>,
+}
+
+impl FileSpace {
+    /// Locks the file if it is free now, and the name's.
+    pub(super) fn try_lock(&self, place: Place, mode: Mode, idle: &Idle) -> Result<Option<Locked>> {
+        let path = || self.index.lock_path(place.entry);
+        let mut opened = self.open_lock(place, idle)?;
+        // Each time round another one was put in its place.
+        for _ in 0..100 {
+            let locked = opened.file.try_lock(mode).map_err(|e| Error::system("lock", &path(), e))?;
+            if !locked {
+                idle.put(opened);
+                return Ok(None);
+            }
+            match self.index.standing(place, opened.file.id())? {
+                Standing::Current => {
+                    let dead = opened.record.dead().map_err(|e| Error::system("read", &path(), e))?;
+                    return Ok(Some(Locked { opened, dead }));
+                }
+                Standing::Unproven(before) => match is_free(before, opened.file.id())? {
+                    true => {
+                        self.index.proven(place, before)?;
+                        continue;
+                    }
+                    false => {
+                        opened.file.unlock();
+                        idle.put(opened);
+                        return Err(Error::LockFileGone { path: path(), why: still_held() });
+                    }
+                },
+                Standing::Replaced => {
+                    opened.file.unlock();
+                    drop(opened);
+                    opened = self.open_anew(place)?;
+                }
+                Standing::Gone => {
+                    opened.file.unlock();
+                    return Err(Error::Removed { path: self.path().into() });
+                }
+            }
+        }
+        Err(Error::LockFileGone { path: path(), why: "somebody replaces it all the time".into() })
+    }
+
+    /// Undoes that.
+    pub(super) fn unlock(opened: Box<Opened>, idle: &Idle) -> bool {
+        Self::unlock_after(opened, idle, |_| ())
+    }
+
+    /// Ends an acquisition; `false` if it is another process's, or was lost. The record is taken back first, so it never says more than is so.
+    pub(super) fn end(number: u32, token: u64, dead: Option<&Abandoned>, idle: &Idle) -> bool {
+        let Some(opened) = take_held(number) else { return false };
+        let mut was_held = false;
+        let unlocked = Self::unlock_after(opened, idle, |record| {
+            was_held = record.is_held_as(token);
+            if was_held {
+                let noted = dead.map_or(Ok(()), |dead| record.note_death(dead));
+                let _ = noted.and_then(|()| record.release(token, dead.is_some()));
+            }
+        });
+        unlocked && was_held
+    }
+
+    fn unlock_after(opened: Box<Opened>, idle: &Idle, before: impl FnOnce(&Record)) -> bool {
+        let unlocked = opened.file.unlock_after(|| before(&opened.record));
+        // A description that is not unlocked is closed, which ends it if anything does.
+        if unlocked {
+            idle.put(opened);
+        }
+        unlocked
+    }
+}
+
+impl FileLock {
+    pub(crate) fn new(space: &Arc<FileSpace>, spec: Spec) -> Result<Self> {
+        names::check(&spec.name)?;
+        if !matches!(spec.kind, Kind::Mutex | Kind::RwLock) {
+            return Err(super::unsupported(spec.kind.name(), space.path()));
+        }
+        let place = space.look_up(&spec)?.place;
+        Ok(Self { space: space.clone(), spec: Arc::new(spec), place, idle: idle_of(space.index.id, place.entry) })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Where the name is now: it may have been taken away, and given another entry.
+    fn find(&self) -> Result<Place> {
+        match self.space.index.is_still(self.place)? {
+            true => Ok(self.place),
+            false => Ok(self.space.look_up(&self.spec)?.place),
+        }
+    }
+
+    fn wait(
+        &self,
+        mode: Mode,
+        deadline: Deadline,
+        mut may: impl FnMut(Option<&Pauses>) -> Result<bool>,
+    ) -> Result<Locked> {
+        let mut waiting = None;
+        loop {
+            let place = self.find()?;
+            let mut gone = None;
+            if may(waiting.as_ref())? {
+                match self.space.try_lock(place, mode, &self.idle) {
+                    Ok(Some(locked)) => return Ok(locked),
+                    Ok(None) => {}
+                    // Whoever holds the one that was deleted may let go of it.
+                    Err(error @ Error::LockFileGone { .. }) => gone = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if mode == Mode::Exclusive && self.spec.kind == Kind::RwLock {
+                self.space.index.note_writer(place.entry, Monotonic::now().0 / 1_000_000)?;
+            }
+            let pauses = waiting.get_or_insert_with(|| Pauses::new(deadline));
+            let (goes_on, look) = pauses.pause();
+            if !goes_on {
+                return Err(gone.unwrap_or_else(|| self.timed_out(pauses)));
+            }
+            if look && self.space.index.is_removed() {
+                return Err(Error::Removed { path: self.space.path().into() });
+            }
+        }
+    }
+
+    fn timed_out(&self, pauses: &Pauses) -> Error {
+        let holder = self.holders().ok().and_then(|holders| holders.into_iter().next());
+        Error::TimedOut { name: self.spec.name.clone(), holder: holder.map(Box::new), waited: pauses.waited() }
+    }
+
+    /// Acquires the lock alone, waiting until `deadline`.
+    pub(crate) fn acquire(&self, thread: u32, deadline: Deadline) -> Result<Waited> {
+        // Asked once, by whoever has to wait.
+        let mut was_asked = thread == 0;
+        let may = |waiting: Option<&Pauses>| match waiting.is_some()
+            && !std::mem::replace(&mut was_asked, waiting.is_some())
+        {
+            true => self
+                .held_by(thread)
+                .map_or(Ok(true), |token| Err(Error::Deadlock { name: self.spec.name.clone(), token })),
+            false => Ok(true),
+        };
+        let Locked { opened, dead } = self.wait(Mode::Exclusive, deadline, may)?;
+        let token = match self.space.index.draw(opened.place.entry) {
+            Ok(token) => token,
+            Err(error) => {
+                FileSpace::unlock(opened, &self.idle);
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.space.hold(&opened, thread, token, dead.as_ref()) {
+            FileSpace::unlock(opened, &self.idle);
+            return Err(error);
+        }
+        if dead.is_some() {
+            // It is for people.
+            let _ = self.space.index.note_recovery(opened.place.entry);
+        }
+        let acquisition = Acquisition::of_file(token, keep_held(opened));
+        let abandoned = dead.map(Abandonment::told_before);
+        Ok(Waited::of_file(acquisition, abandoned))
+    }
+
+    /// With which token this thread holds the lock already.
+    fn held_by(&self, thread: u32) -> Option<u64> {
+        let process = std::process::id();
+        let holder = self.holders().ok()?.into_iter().find(|holder| holder.pid == process && holder.readers == 0)?;
+        (holder.thread == Some(crate::os::fork::kernel_thread(thread))).then_some(holder.token)
+    }
+
+    pub(crate) fn token(&self, acquisition: Acquisition) -> u64 {
+        acquisition.token_of_file()
+    }
+
+    pub(crate) fn is_held(&self, acquisition: Acquisition) -> bool {
+        with_held(acquisition.entry(), |held| {
+            held.file.is_ours() && held.record.is_held_as(acquisition.token_of_file())
+        })
+        .unwrap_or(false)
+    }
+
+    /// Ends an acquisition; `false` if it is another process's, or was lost.
+    pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
+        FileSpace::end(acquisition.entry(), acquisition.token_of_file(), None, &self.idle)
+    }
+
+    /// Ends an acquisition as our death would.
+    pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
+        let token = acquisition.token_of_file();
+        let dead = Record::as_dead(&self.space.me(), token);
+        FileSpace::end(acquisition.entry(), token, Some(&dead), &self.idle)
+    }
+
+    pub(crate) fn stamp(&self, acquisition: Acquisition) {
+        // Every acquisition notes the time; this one anew.
+        with_held(acquisition.entry(), |held| held.record.stamp().is_ok());
+    }
+
+    /// Acquires the lock among readers.
+    pub(crate) fn read(&self, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
+        let may = |waiting: Option<&Pauses>| {
+            let writer = self.space.index.writer(self.place.entry)?;
+            let is_recent = || (Monotonic::now().0 / 1_000_000).saturating_sub(writer) <= RECENT.as_millis() as u64;
+            Ok(writer == 0 || !is_recent() || waiting.is_some_and(|pauses| pauses.waited() > FAIR))
+        };
+        let Locked { opened, dead } = self.wait(Mode::Shared, deadline, may)?;
+        Ok((Reading::of_file(keep_held(opened)), dead.map(Box::new)))
+    }
+
+    pub(crate) fn release_read(&self, reading: Reading) -> bool {
+        take_held(reading.number()).is_some_and(|opened| FileSpace::unlock(opened, &self.idle))
+    }
+
+    pub(crate) fn is_reading(&self, reading: Reading) -> bool {
+        with_held(reading.number(), |held| held.file.is_ours()).unwrap_or(false)
+    }
+
+    /// Of the last write.
+    pub(crate) fn token_of(&self, _: Reading) -> u64 {
+        self.space.index.last_token(self.place.entry).unwrap_or(0)
+    }
+
+    /// Who holds it, as far as that can be told.
+    pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
+        let seen = Looking::of_space(&self.space)?.look(&self.space.index, self.find()?.entry, self.spec.kind)?;
+        Ok(seen.holders)
+    }
+
+    pub(crate) fn space(&self) -> &FileSpace {
+        &self.space
+    }
+}

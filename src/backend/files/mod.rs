@@ -1,0 +1,266 @@
+//! Locks in lock files, locked by `flock`: for where a mapped segment cannot serve.
+//!
+//! [`index`] is the space's own file, [`record`] what a lock file says of its holder, [`lock`] a named lock, [`semaphore`] one of several files.
+//!
+//! The kernel says who holds a lock: whoever has the file's description locked. So the death of a holder needs no oracle. Each acquisition has a
+//! description of its own, which makes threads exclude each other as processes do. Those in use are kept in one table of the process, so that a
+//! forked child can close its copies before it does anything else: a lock goes with its holder, not with the holder's children.
+
+pub(crate) mod index;
+pub(crate) mod inspect;
+pub(crate) mod lock;
+pub(crate) mod record;
+pub(crate) mod semaphore;
+mod table;
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use crate::backend::inspect::kind as kind_of;
+use crate::backend::lock::Spec;
+use crate::os::file::{self, FileId, KeptFile};
+use crate::os::fork::Guarded;
+use crate::os::identity;
+use crate::os::lock_file::{self, LockFile};
+use crate::os::words::Words;
+use crate::report::Usage;
+use crate::segment::files::FilesHeader;
+use crate::segment::format::Kind;
+use crate::segment::open::{Found, Options};
+use crate::{Abandoned, Error, LockKind, Process, Result};
+use index::{Index, Named, Place, RECORD_WORDS};
+use record::{Me, Record};
+use table::{Idle, Opened};
+
+static SPACES: Guarded<Vec<Weak<FileSpace>>> = Guarded::new(Vec::new());
+
+pub(super) fn before_fork() {
+    SPACES.before_fork();
+    table::before_fork();
+}
+
+pub(super) fn after_fork() {
+    table::after_fork();
+    SPACES.after_fork();
+}
+
+/// A space made of lock files that this process is in.
+#[derive(Debug)]
+pub(crate) struct FileSpace {
+    index: Index,
+    /// With a shared `flock` for as long as we are in the space.
+    directory: KeptFile,
+    /// The process that opened it. A forked child has it as well.
+    process: u64,
+    me: Arc<Me>,
+    /// This process said for whom it holds its locks.
+    acts: AtomicBool,
+}
+
+impl FileSpace {
+    pub(crate) fn open(options: &Options, found: Found) -> Result<Arc<Self>> {
+        let Found { directory, file, path, .. } = found;
+        let space = path.parent().unwrap_or(&path).to_path_buf();
+        let mode = FilesHeader::checked(&file, &path, &space)?.mode;
+        options.check_file(&file, &path, mode)?;
+        let index = Index::read(file, &space, Words::of)?;
+        if options.participants.is_some() || options.extents.is_some() {
+            return Err(unsupported("a number of participants or extents", &space));
+        }
+        if let Some(wanted) = options.names.filter(|wanted| *wanted != index.capacity) {
+            return Err(Error::OptionDiffers {
+                path: space,
+                option: "locks",
+                existing: index.capacity.to_string(),
+                wanted: wanted.to_string(),
+            });
+        }
+        if let Some(wanted) = options.mode.filter(|wanted| *wanted != index.mode) {
+            return Err(Error::OptionDiffers {
+                path: space,
+                option: "mode",
+                existing: format!("{:#o}", index.mode),
+                wanted: format!("{wanted:#o}"),
+            });
+        }
+        let mut spaces = SPACES.lock();
+        spaces.retain(|known| known.strong_count() > 0);
+        if let Some(known) = spaces.iter().filter_map(Weak::upgrade).find(|known| known.index.id == index.id) {
+            return Ok(known);
+        }
+        let directory = KeptFile::new(directory).map_err(|e| Error::system("look at", &space, e))?;
+        let process = lock_file::process().map_err(|e| Error::system("watch for forks in", &space, e))?;
+        let me = table::me(index.id).0;
+        let space = Arc::new(Self { index, directory, process, me, acts: AtomicBool::new(false) });
+        spaces.push(Arc::downgrade(&space));
+        Ok(space)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.index.space
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        lock_file::process().is_ok_and(|process| process == self.process)
+    }
+
+    fn me(&self) -> Arc<Me> {
+        if self.is_of_this_process() { self.me.clone() } else { table::me(self.index.id).0 }
+    }
+
+    pub(crate) fn set_behalf(&self, pid: u32, command: &str) {
+        let process = Process { pid, command: identity::cut(command).into() };
+        table::set_behalf(self.index.id, process.clone());
+        // Relaxed: whoever acquires at the same time may do so before.
+        self.acts.store(true, Relaxed);
+        // It is for people: what cannot be written is not.
+        table::for_each_held(self.index.id, |held| drop(held.record.set_behalf(Some(&process))));
+    }
+
+    /// Notes whose the lock is that this process just acquired.
+    fn hold(&self, opened: &Opened, thread: u32, token: u64, dead: Option<&Abandoned>) -> Result<()> {
+        let note = |me: &Me, behalf: Option<&Process>| {
+            opened.record.set_behalf(behalf)?;
+            opened.record.hold(me, thread, token, dead)
+        };
+        let noted = match self.acts.load(Relaxed) || !self.is_of_this_process() {
+            true => {
+                let (me, behalf) = table::me(self.index.id);
+                note(&me, behalf.as_ref())
+            }
+            false => note(&self.me, None),
+        };
+        noted.map_err(|e| Error::system("write", &self.index.lock_path(opened.place.entry), e))
+    }
+
+    /// Finds a name, making it what is wanted if it is not there.
+    fn look_up(&self, spec: &Spec) -> Result<Named> {
+        let named = self.index.look_up(&spec.name, spec.kind, spec.count)?;
+        if named.kind != spec.kind as u8 {
+            return Err(Error::WrongKind {
+                name: spec.name.to_string(),
+                is: kind_name(named.kind),
+                wanted: spec.kind.name(),
+            });
+        }
+        if named.count != spec.count {
+            return Err(Error::WrongCount {
+                name: spec.name.to_string(),
+                kind: spec.kind.name(),
+                is: named.count,
+                wanted: spec.count,
+            });
+        }
+        Ok(named)
+    }
+
+    pub(crate) fn kind_of(&self, name: &str) -> Result<Option<(LockKind, u32)>> {
+        Ok(self.index.find(name)?.map(|named| (kind_of(named.kind), named.count)))
+    }
+
+    /// A description of that lock file: one that is idle, or a new one.
+    fn open_lock(&self, place: Place, idle: &Idle) -> Result<Box<Opened>> {
+        match idle.take(place) {
+            Some(opened) => Ok(opened),
+            None => self.open_anew(place),
+        }
+    }
+
+    fn open_anew(&self, place: Place) -> Result<Box<Opened>> {
+        let path = self.index.lock_path(place.entry);
+        loop {
+            let file = self.index.open(place)?;
+            // The record has a description of its own, which nobody locks: a mapping of this one in a child would keep the lock.
+            let failed = |e| Error::system("open", &path, e);
+            let record = match file::open_existing(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                record => record.map_err(failed)?,
+            };
+            if FileId::of_file(&record).map_err(failed)? == file.id() {
+                let record = Record(Words::of(record, RECORD_WORDS).map_err(failed)?);
+                return Ok(Box::new(Opened { file, record, place, space: self.index.id }));
+            }
+        }
+    }
+
+    /// Takes a name away, if nobody uses it.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        self.index.alone(|| {
+            let Some(named) = self.index.find(name)? else {
+                return Err(Error::NoSuchName { name: name.into(), path: self.path().into() });
+            };
+            let parts = if named.kind == Kind::Semaphore as u8 { named.count } else { 0 };
+            let mut locked = Vec::new();
+            for entry in (named.first..named.first + parts).chain([named.place.entry]) {
+                let path = self.index.lock_path(entry);
+                let Ok(file) = LockFile::open(&path) else { continue };
+                if !file.try_lock(lock_file::Mode::Exclusive).map_err(|e| Error::system("lock", &path, e))? {
+                    return Err(Error::InUse { name: name.into(), holder: None });
+                }
+                locked.push(file);
+            }
+            let outcome = self.index.unregister(&named);
+            for file in locked {
+                file.unlock();
+            }
+            outcome
+        })
+    }
+
+    /// Lets what `command` starts have the locks as well that this process holds now, for as long as any of them lives.
+    pub(crate) fn pass_lifeline(&self, command: &mut Command) -> Result<()> {
+        file::pass_on(&self.directory, command);
+        let mut passed = Ok(());
+        table::for_each_held(self.index.id, |held| {
+            if let Err(e) = held.file.pass_on(command) {
+                passed = Err(Error::system("pass on", &self.index.lock_path(held.place.entry), e));
+            }
+        });
+        passed
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        inspect::usage(&self.index)
+    }
+
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.index.is_mapped()
+    }
+}
+
+impl Drop for FileSpace {
+    fn drop(&mut self) {
+        table::close_idle(self.index.id);
+        // In so many words: a child may have a copy.
+        if self.is_of_this_process() {
+            file::unlock(&self.directory);
+        }
+    }
+}
+
+/// Whether it is proven that nobody holds that file; this process has `witness` locked.
+fn is_free(file: FileId, witness: FileId) -> Result<bool> {
+    lock_file::is_proven_free(file, witness).map_err(|e| Error::system("read", Path::new("/proc/locks"), e))
+}
+
+/// Why a lock file cannot be made anew.
+fn still_held() -> String {
+    match lock_file::sees_all_locks() {
+        true => "somebody may still hold the one that was".into(),
+        false => "whether somebody still holds it cannot be found out from here (/proc/locks of the first PID namespace would tell); \
+                  end all processes of the space, then remove its directory"
+            .into(),
+    }
+}
+
+fn kind_name(number: u8) -> String {
+    Kind::from_number(number).map_or("lock of a kind that this version does not know", Kind::name).into()
+}
+
+/// Of what lock files cannot do.
+pub(crate) fn unsupported(what: &'static str, space: &Path) -> Error {
+    Error::Unsupported { what, backend: crate::Backend::Files, path: space.into() }
+}

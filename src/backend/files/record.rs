@@ -1,0 +1,194 @@
+//! What a lock file says of who holds it: written by its holder only, and taken back before the lock is released.
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | 0 | state: the token (from bit 2), died (bit 1), held (bit 0) |
+//! | 1 | PID (low half), thread (high half) |
+//! | 2 | when the process started |
+//! | 3 | its PID namespace |
+//! | 4 | since when it holds the lock: monotonic milliseconds |
+//! | 5–8 | its command |
+//! | 9 | died: the token of whoever died holding it |
+//! | 10 | its PID |
+//! | 11–14 | its command |
+//! | 15 | a digest of the kernel's boot id |
+//! | 16 | on behalf of which PID |
+//! | 17–20 | that one's command |
+//!
+//! * Whoever has the lock and finds the record held follows an owner that died: nobody else leaves it so.
+//! * The state is written last, and taken back first, so whoever reads without the lock and finds the same state before and after has read one
+//!   acquisition: tokens are never the same.
+
+use std::io;
+
+use crate::os::clock::Monotonic;
+use crate::os::identity::{self, Identity};
+use crate::os::words::Words;
+use crate::{Abandoned, Held, Holder, Process};
+
+const STATE: usize = 0;
+const OWNER: usize = 1;
+const DIED: usize = 9;
+const BEHALF: usize = 16;
+const COMMAND_WORDS: usize = 4;
+
+const HELD: u64 = 1;
+const DEAD: u64 = 2;
+
+/// The record of a lock file.
+#[derive(Clone, Debug)]
+pub(crate) struct Record(pub(crate) Words);
+
+/// This process, as it stands in records.
+#[derive(Clone, Debug)]
+pub(crate) struct Me {
+    identity: Identity,
+    command: [u64; COMMAND_WORDS],
+}
+
+impl Me {
+    pub(crate) fn new() -> Self {
+        Self { identity: Identity::mine(), command: to_words(&String::from_utf8_lossy(&identity::command())) }
+    }
+}
+
+fn to_words(text: &str) -> [u64; COMMAND_WORDS] {
+    let mut bytes = [0; COMMAND_WORDS * 8];
+    for (byte, value) in bytes.iter_mut().zip(text.bytes()) {
+        *byte = value;
+    }
+    core::array::from_fn(|word| u64::from_ne_bytes(bytes[word * 8..][..8].try_into().unwrap_or_default()))
+}
+
+fn to_text(words: &[u64]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// What the record says without the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nobody holds it exclusively; a death is to be told of.
+    Free(Option<Abandoned>),
+    /// So it says, of a process that lives.
+    Held(Holder),
+    /// So it says, of a process that died, or of which nobody knows.
+    Gone(Abandoned),
+    /// It changes all the time.
+    Busy,
+}
+
+impl Record {
+    /// Whoever died holding the lock that the caller has now, if it is to be told.
+    pub(crate) fn dead(&self) -> io::Result<Option<Abandoned>> {
+        if self.0.load(STATE)? & (HELD | DEAD) == 0 {
+            return Ok(None);
+        }
+        let words: [u64; 15] = self.0.load_all(STATE)?;
+        Ok(dead_in(&words))
+    }
+
+    /// Writes that the caller holds it, after having kept who died before.
+    pub(crate) fn hold(&self, me: &Me, thread: u32, token: u64, dead: Option<&Abandoned>) -> io::Result<()> {
+        if let Some(dead) = dead {
+            self.note_death(dead)?;
+        }
+        let Identity { pid, start_time, pid_namespace, boot, .. } = me.identity;
+        let mut words = [0; 8];
+        words[0] = u64::from(pid) | u64::from(thread) << 32;
+        (words[1], words[2], words[3]) = (start_time, pid_namespace, now());
+        words[4..].copy_from_slice(&me.command);
+        self.0.store_all(OWNER, &words)?;
+        self.0.store(15, boot)?;
+        self.0.store(STATE, token << 2 | HELD)
+    }
+
+    /// Notes for whom the caller, who has the lock, holds it.
+    pub(crate) fn set_behalf(&self, process: Option<&Process>) -> io::Result<()> {
+        let mut words = [0; 1 + COMMAND_WORDS];
+        if process.is_none() && self.0.load(BEHALF)? == 0 {
+            return Ok(());
+        }
+        if let Some(process) = process {
+            words[0] = u64::from(process.pid);
+            words[1..].copy_from_slice(&to_words(&process.command));
+        }
+        self.0.store_all(BEHALF, &words)
+    }
+
+    /// Takes that back; `told`: whoever comes next is told of the death that is noted.
+    pub(crate) fn release(&self, token: u64, told: bool) -> io::Result<()> {
+        self.0.store(STATE, token << 2 | if told { DEAD } else { 0 })
+    }
+
+    /// Writes who died, to be told of by [`release`](Self::release).
+    pub(crate) fn note_death(&self, dead: &Abandoned) -> io::Result<()> {
+        let mut words = [0; 6];
+        (words[0], words[1]) = (dead.token, u64::from(dead.pid.unwrap_or(0)));
+        words[2..].copy_from_slice(&to_words(&dead.command));
+        self.0.store_all(DIED, &words)
+    }
+
+    /// Whether the record says that this acquisition holds it.
+    pub(crate) fn is_held_as(&self, token: u64) -> bool {
+        self.0.load(STATE).is_ok_and(|state| state == token << 2 | HELD)
+    }
+
+    pub(crate) fn stamp(&self) -> io::Result<()> {
+        self.0.store(OWNER + 3, now())
+    }
+
+    /// Of this very process, for whoever abandons.
+    pub(crate) fn as_dead(me: &Me, token: u64) -> Abandoned {
+        Abandoned { token, pid: Some(me.identity.pid), command: to_text(&me.command) }
+    }
+
+    /// What it says to whoever has no lock.
+    pub(crate) fn look(&self, me: &Me) -> io::Result<Seen> {
+        for _ in 0..100 {
+            let words: [u64; 21] = self.0.load_all(STATE)?;
+            if self.0.load(STATE)? != words[STATE] {
+                continue;
+            }
+            if words[STATE] & HELD == 0 {
+                return Ok(Seen::Free(dead_in(&words)));
+            }
+            let pid = words[OWNER] as u32;
+            let [start_time, namespace, since] = [words[2], words[3], words[4]];
+            let elsewhere = namespace != me.identity.pid_namespace;
+            let lives = words[15] == me.identity.boot
+                && (elsewhere || identity::start_time(pid).is_some_and(|now| now == start_time));
+            let Some(dead) = dead_in(&words).filter(|_| !lives) else {
+                let thread = (words[OWNER] >> 32) as u32;
+                return Ok(Seen::Held(Holder {
+                    pid,
+                    thread: (thread != 0).then(|| crate::os::fork::kernel_thread(thread)),
+                    command: to_text(&words[5..9]),
+                    token: words[STATE] >> 2,
+                    held: Held::For(std::time::Duration::from_millis(now().saturating_sub(since))),
+                    elsewhere,
+                    readers: 0,
+                    on_behalf_of: (words[BEHALF] != 0)
+                        .then(|| Process { pid: words[BEHALF] as u32, command: to_text(&words[BEHALF + 1..]) }),
+                }));
+            };
+            return Ok(Seen::Gone(dead));
+        }
+        Ok(Seen::Busy)
+    }
+}
+
+/// Who died, by a record that the reader has the lock of.
+fn dead_in(words: &[u64]) -> Option<Abandoned> {
+    let (token, pid, command) = match words[STATE] & (HELD | DEAD) {
+        0 => return None,
+        DEAD => (words[DIED], words[DIED + 1], &words[DIED + 2..DIED + 6]),
+        _ => (words[STATE] >> 2, words[OWNER], &words[5..9]),
+    };
+    let pid = pid as u32;
+    Some(Abandoned { token, pid: (pid != 0).then_some(pid), command: to_text(command) })
+}
+
+fn now() -> u64 {
+    Monotonic::now().0 / 1_000_000
+}
