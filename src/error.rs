@@ -312,9 +312,9 @@ pub enum Error {
 
     /// The space is made of something that this process cannot use. Nobody falls back to another mechanism: two would not exclude each other.
     #[error(
-        "the space {path} is made of a {backend}, and this process is refused what that takes: {missing}; \
-         let the process have that (a container's filter, perhaps), or end all processes of the space and move it to lock files: \
-         hostlock move --to files",
+        "the space {path} has the backend \"{backend}\", and this process is refused what that takes: {missing}; \
+         let the process have that (a container's filter may keep it from it), or end all processes of the space and {}",
+        instead_of(*backend),
         path = path.display()
     )]
     BackendUnusable {
@@ -339,7 +339,7 @@ pub enum Error {
 
     /// What the space is made of cannot do that.
     #[error(
-        "the space {path} is made of {backend}, and there is no {what} there; create the space with Backend::Segment",
+        "the space {path} has the backend \"{backend}\", which has no {what}; create the space with Backend::Segment",
         path = path.display()
     )]
     Unsupported {
@@ -396,6 +396,13 @@ impl Error {
 
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), what: what.into() }
+    }
+}
+
+fn instead_of(backend: crate::Backend) -> &'static str {
+    match backend {
+        crate::Backend::Files => "remove its directory, so that a process that is refused it creates it anew",
+        _ => "make lock files of it: hostlock move --to files",
     }
 }
 

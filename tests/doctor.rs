@@ -125,15 +125,6 @@ fn report_after(preparation: &str, place: &Place) -> Result<Report, String> {
     Ok(Report::of(&output(&mut in_own_mounts(&script, place))))
 }
 
-macro_rules! or_skip {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(why) => skip!("{why}"),
-        }
-    };
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // What it prints, and that it leaves everything as it was.
 
@@ -324,7 +315,8 @@ fn what_a_filter_refuses_is_named_and_what_then_cannot_work_does_not() {
         if call == libc::SYS_futex {
             report.expect_failure(name);
             assert!(
-                stderr(&ran).contains("is made of a segment, and this process is refused what that takes: the futex")
+                stderr(&ran)
+                    .contains("has the backend \"segment\", and this process is refused what that takes: the futex")
             );
         }
         let is_so = works.is_none() || (report.code == Some(0)) == ran.status.success();

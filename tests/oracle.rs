@@ -290,16 +290,6 @@ fn can_run(program: &[&str]) -> Result<(), String> {
     }
 }
 
-/// The value, or the test ends here, and says why.
-macro_rules! or_skip {
-    ($start:expr) => {
-        match $start {
-            Ok(value) => value,
-            Err(why) => skip!("{why}"),
-        }
-    };
-}
-
 const NEW_PIDS: &[&str] = &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 /// What it finds in `/proc` are then the processes of the namespace outside.
 const NEW_PIDS_OLD_PROC: &[&str] = &["unshare", "--pid", "--fork", "--kill-child"];

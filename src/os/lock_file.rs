@@ -240,26 +240,33 @@ impl KernelLocks {
     }
 }
 
-/// Whether nobody has `file` locked, proven by the kernel's list, on which `witness` has to be, which this process has locked, of the same
-/// file system: some list their files under other numbers.
+/// What the kernel's list says of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// Somebody has it locked.
+    Found,
+    /// Nobody was seen to have it locked.
+    NotSeen,
+    /// Nobody has it locked: the list is of all locks, and was read at once.
+    NotThere,
+}
+
+/// Whether somebody has `file` locked.
 ///
-/// A list that was not read at once is read again and again; that something that stays is skipped each time is what remains to chance.
-pub(crate) fn is_proven_free(file: FileId, witness: FileId) -> io::Result<bool> {
+/// Some file systems list their files under other numbers. So `witness`, of the same one, which this process has locked, is looked for as well.
+pub(crate) fn seek(file: FileId, witness: FileId) -> io::Result<Sought> {
     const TIMES: u32 = 16;
-    if !sees_all_locks() {
-        return Ok(false);
-    }
     let me = std::process::id();
     for _ in 0..TIMES {
         let locks = KernelLocks::read()?;
-        if locks.of(file).next().is_some() || !locks.of(witness).any(|lock| lock.pid == me) {
-            return Ok(false);
+        if locks.of(file).next().is_some() {
+            return Ok(Sought::Found);
         }
-        if locks.at_once {
-            break;
+        if locks.at_once && sees_all_locks() && locks.of(witness).any(|lock| lock.pid == me) {
+            return Ok(Sought::NotThere);
         }
     }
-    Ok(true)
+    Ok(Sought::NotSeen)
 }
 
 /// Whether the kernel lists all locks there are to this process: it is in the first PID namespace.
@@ -309,10 +316,10 @@ mod tests {
         if sees_all_locks() {
             let mine = KernelLock { file: one.id(), pid: std::process::id(), mode: Mode::Exclusive };
             assert_eq!(KernelLocks::read().unwrap().of(one.id()).collect::<Vec<_>>(), [&mine]);
-            assert!(!is_proven_free(one.id(), one.id()).unwrap(), "it is held");
+            assert_eq!(seek(one.id(), one.id()).unwrap(), Sought::Found);
             let free = open(tempfile::NamedTempFile::new_in(path.path().parent().unwrap()).unwrap().path());
-            assert!(is_proven_free(free.id(), one.id()).unwrap());
-            assert!(!is_proven_free(free.id(), free.id()).unwrap(), "no witness");
+            assert_ne!(seek(free.id(), one.id()).unwrap(), Sought::Found);
+            assert_eq!(seek(free.id(), free.id()).unwrap(), Sought::NotSeen, "one that is not locked is no witness");
         }
         assert!(one.unlock());
         assert!(two.try_lock(Mode::Shared).unwrap() && one.try_lock(Mode::Shared).unwrap());

@@ -1,4 +1,4 @@
-//! The 64-bit words of a file that processes share: mapped where that is possible, otherwise read and written.
+//! The 64-bit words of a file that processes share: mapped by all of them, or read and written by all of them.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -23,22 +23,25 @@ pub(crate) enum Words {
 }
 
 impl Words {
-    /// The first `count` words of a file that is that long. Unmapped if the file system or a filter refuses to map it.
+    /// The first `count` words of a file that is that long, mapped.
     ///
-    /// Keeps the file's description: nobody may lock that.
-    pub(crate) fn of(file: File, count: usize) -> io::Result<Self> {
-        match Mapping::new(&file, count * 8).map(|mapping| mapping.table(0, count as u64)) {
-            Ok(Some(table)) => Ok(Self::Mapped(table)),
-            _ => Ok(Self::Unmapped(Arc::new(KeptFile::new(file)?))),
-        }
+    /// This and the next keep the file's description: nobody may lock that.
+    pub(crate) fn mapped(file: &File, count: usize) -> io::Result<Self> {
+        Self::of(Mapping::new(file, count * 8)?, count)
     }
 
     /// The same, for looking only.
-    pub(crate) fn to_look_at(file: File, count: usize) -> io::Result<Self> {
-        match Mapping::read_only(&file, count * 8).map(|mapping| mapping.table(0, count as u64)) {
-            Ok(Some(table)) => Ok(Self::Mapped(table)),
-            _ => Ok(Self::Unmapped(Arc::new(KeptFile::new(file)?))),
-        }
+    pub(crate) fn mapped_to_look_at(file: &File, count: usize) -> io::Result<Self> {
+        Self::of(Mapping::read_only(file, count * 8)?, count)
+    }
+
+    fn of(mapping: Arc<Mapping>, count: usize) -> io::Result<Self> {
+        mapping.table(0, count as u64).map(Self::Mapped).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// The same, not mapped.
+    pub(crate) fn unmapped(file: File) -> io::Result<Self> {
+        Ok(Self::Unmapped(Arc::new(KeptFile::new(file)?)))
     }
 
     pub(crate) fn is_mapped(&self) -> bool {
@@ -113,6 +116,33 @@ impl Words {
     }
 }
 
+impl Words {
+    /// Sets a word to `new` if it is `expected`. Unmapped, only for whoever keeps all others out.
+    pub(crate) fn compare_exchange(&self, at: usize, expected: u64, new: u64) -> io::Result<bool> {
+        match self {
+            Self::Mapped(table) => Ok(word(table, at)?.compare_exchange(expected, new, SeqCst, SeqCst).is_ok()),
+            Self::Unmapped(_) if self.load(at)? != expected => Ok(false),
+            Self::Unmapped(_) => self.store(at, new).map(|()| true),
+        }
+    }
+
+    /// A load that is in one order with all of its kind, and with `compare_exchange`.
+    pub(crate) fn load_in_order(&self, at: usize) -> io::Result<u64> {
+        match self {
+            Self::Mapped(table) => Ok(word(table, at)?.load(SeqCst)),
+            Self::Unmapped(_) => self.load(at),
+        }
+    }
+
+    /// A store, as [`load_in_order`](Self::load_in_order).
+    pub(crate) fn store_in_order(&self, at: usize, value: u64) -> io::Result<()> {
+        match self {
+            Self::Mapped(table) => word(table, at).map(|word| word.store(value, SeqCst)),
+            Self::Unmapped(_) => self.store(at, value),
+        }
+    }
+}
+
 fn open(file: &KeptFile) -> io::Result<BorrowedFd<'_>> {
     file.get().ok_or_else(|| nix::errno::Errno::EBADF.into())
 }
@@ -129,9 +159,9 @@ mod tests {
     fn both_ways_show_the_same_words() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64).unwrap();
-        let mapped = Words::of(file.try_clone().unwrap(), 8).unwrap();
+        let mapped = Words::mapped(&file, 8).unwrap();
         assert!(mapped.is_mapped());
-        let unmapped = Words::Unmapped(Arc::new(KeptFile::new(file).unwrap()));
+        let unmapped = Words::unmapped(file).unwrap();
         mapped.store(1, 7).unwrap();
         assert_eq!(unmapped.load(1).unwrap(), 7);
         unmapped.store_all(2, &[8, u64::MAX]).unwrap();

@@ -8,7 +8,8 @@
 //! | 3 | the mode of all files |
 //! | 4 | nanoseconds since 1970 when it was made: tokens are larger |
 //! | 5 | a digest of which file this is, and in which directory |
-//! | 6 | FNV-1a of the words before |
+//! | 6 | 1: everybody maps this file and the lock files; 0: nobody does |
+//! | 7 | FNV-1a of the words before |
 //! | 8 | how many entries were ever used |
 
 use std::fs::File;
@@ -24,10 +25,10 @@ pub(crate) const FILE_NAME: &str = "files";
 const MAGIC: u64 = u64::from_le_bytes(*b"hostlckF");
 const VERSION: u64 = 1;
 pub(crate) const HEADER_WORDS: usize = 16;
-pub(crate) const ENTRY_WORDS: usize = 16;
+pub(crate) const ENTRY_WORDS: usize = 48;
 /// Where the number of used entries is.
 pub(crate) const USED: usize = 8;
-const CHECKSUM: usize = 6;
+const CHECKSUM: usize = 7;
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) struct FilesHeader {
     pub(crate) mode: u32,
     pub(crate) token_base: u64,
     pub(crate) place: u64,
+    /// Its words are mapped, by everybody: a word that some change by an instruction and others by a system call would lose changes.
+    pub(crate) mapped: bool,
 }
 
 fn to_bytes(words: &[u64]) -> Vec<u8> {
@@ -43,8 +46,8 @@ fn to_bytes(words: &[u64]) -> Vec<u8> {
 }
 
 impl FilesHeader {
-    pub(crate) fn new(capacity: u32, mode: u32, token_base: u64, place: u64) -> Self {
-        Self { capacity, mode, token_base, place }
+    pub(crate) fn new(capacity: u32, mode: u32, token_base: u64, place: u64, mapped: bool) -> Self {
+        Self { capacity, mode, token_base, place, mapped }
     }
 
     /// How long the file is, in words.
@@ -67,6 +70,7 @@ impl FilesHeader {
             u64::from(self.mode),
             self.token_base,
             self.place,
+            u64::from(self.mapped),
         ]);
         words[CHECKSUM] = fnv1a(&to_bytes(&words[..CHECKSUM]));
         file.write_all_at(&to_bytes(&words), 0)
@@ -104,7 +108,13 @@ impl FilesHeader {
         if word(1) != VERSION {
             return Ok(Err(format!("it has layout version {}, this program knows {VERSION}; {REMOVE}", word(1))));
         }
-        let header = Self { capacity: word(2) as u32, mode: word(3) as u32, token_base: word(4), place: word(5) };
+        let header = Self {
+            capacity: word(2) as u32,
+            mode: word(3) as u32,
+            token_base: word(4),
+            place: word(5),
+            mapped: word(6) == 1,
+        };
         if word(CHECKSUM) != fnv1a(&bytes[..CHECKSUM * 8]) || word(2) > 1 << 24 {
             return Ok(Err(format!("its header is damaged; {REMOVE}")));
         }
@@ -123,11 +133,11 @@ mod tests {
     #[test]
     fn a_header_goes_in_and_out_and_no_flipped_bit_is_believed() {
         let file = tempfile::tempfile().unwrap();
-        let header = FilesHeader::new(7, 0o600, 1 << 60, 9);
+        let header = FilesHeader::new(7, 0o600, 1 << 60, 9, true);
         file.set_len(header.size()).unwrap();
         header.write(&file).unwrap();
         assert_eq!(FilesHeader::read(&file).unwrap(), Ok(header));
-        let mut bytes = [0; 56];
+        let mut bytes = [0; 64];
         file.read_exact_at(&mut bytes, 0).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes;

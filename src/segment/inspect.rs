@@ -85,7 +85,7 @@ impl Options {
         match made {
             Made::Segment => {
                 let id = FileId::of_file(&file).map_err(|e| Error::system("look at", &path, e))?;
-                Found { directory, file, path, id, made }.map(self)?;
+                Found { directory, file, path, id, made, alone: false }.map(self)?;
             }
             Made::Files => {
                 let mode = FilesHeader::checked(&file, &path, &space)?.mode;

@@ -42,7 +42,7 @@ impl Made {
     pub(super) fn size(self, choice: Choice) -> u64 {
         match self {
             Self::Segment => Header::new(choice, 0, 0).size,
-            Self::Files => FilesHeader::new(choice.names, choice.mode, 0, 0).size(),
+            Self::Files => FilesHeader::new(choice.names, choice.mode, 0, 0, true).size(),
         }
     }
 }

@@ -72,6 +72,8 @@ pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) id: FileId,
     pub(crate) made: Made,
+    /// Nobody else is in the space, or can come in: the directory is locked alone. Only asked of lock files.
+    pub(crate) alone: bool,
 }
 
 impl Options {
@@ -262,14 +264,16 @@ impl Options {
             let cannot_lock = |e: io::Error| Error::system("lock", &space, e);
             let obstacle = match file::open_existing(&path) {
                 Ok(file) => {
-                    if lock(FileExt::try_lock_shared(&directory)).map_err(cannot_lock)? {
+                    let alone =
+                        made == Made::Files && lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)?;
+                    if alone || lock(FileExt::try_lock_shared(&directory)).map_err(cannot_lock)? {
                         let id = file::FileId::of(
                             &nix::sys::stat::fstat(&file).map_err(|e| Error::system("look at", &path, e))?,
                         );
                         // Once more, now that nobody can create another one: it may have been removed in between.
                         if FileId::at(&path).is_ok_and(|now| now == id) {
                             self.check_backend(made, &space)?;
-                            return Ok(Found { directory, file, path, id, made });
+                            return Ok(Found { directory, file, path, id, made, alone });
                         }
                     }
                     Obstacle::Creator
@@ -346,7 +350,11 @@ impl Options {
                     let header = Header::new(choice, token_base, place);
                     std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
                 }
-                Made::Files => FilesHeader::new(choice.names, choice.mode, token_base, place).write(&file)?,
+                Made::Files => {
+                    // What another machine maps is another memory.
+                    let mapped = file::network_file_system(&file)?.is_none() && Mapping::new(&file, HEADER_LEN).is_ok();
+                    FilesHeader::new(choice.names, choice.mode, token_base, place, mapped).write(&file)?;
+                }
             }
             // On a disk: a crash of the machine leaves either no segment or a whole one.
             file.sync_all()?;

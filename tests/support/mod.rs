@@ -223,3 +223,14 @@ macro_rules! skip {
         return;
     }};
 }
+
+/// The value, or the test ends here, and says why.
+#[macro_export]
+macro_rules! or_skip {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(why) => skip!("{why}"),
+        }
+    };
+}

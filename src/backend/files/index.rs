@@ -1,9 +1,9 @@
-//! The file of a space that is made of lock files: which names there are, which file each of them has, which token was drawn last.
+//! The file of a space that is made of lock files: which names there are, which file each of them has, which token was drawn last, who holds it.
 //!
 //! ```text
 //! SPACE/
 //! ├── files        this: a header, then an entry for each lock file
-//! ├── 0.lock       the lock file of entry 0: locked by `flock`, with a record of who holds it
+//! ├── 0.lock       the lock file of entry 0: empty, and locked by `flock`
 //! └── …
 //! ```
 //!
@@ -11,12 +11,17 @@
 //!
 //! Invariants:
 //!
-//! 1. Entries change under an exclusive `flock` of this file, except for tokens, which only grow, and are drawn under the name's own lock where
-//!    the words are not mapped.
-//! 2. An entry says which inode its lock file has. Whoever locked another one does not hold the lock: it looks *after* it locked.
-//! 3. A lock file that is not at its place is made anew: the entry names the new inode and the one before *first*, and only *then* is it asked
-//!    whether anybody holds the one before. Whoever locks that one afterwards sees the entry; whoever had locked it is seen by the kernel's list. Until it is
-//!    proven that nobody holds it, nobody holds the new one.
+//! 1. Entries change under an exclusive `flock` of this file, except for what follows, and for tokens, which only grow, and are drawn under the
+//!    name's own lock where the words are not mapped.
+//! 2. An entry says which inode its lock file has, and the how many-th it is. Whoever locked another one does not hold the lock: it looks *after* it
+//!    locked.
+//! 3. Whoever holds a lock alone has its *claim*: a word with its PID and the number of the file that it locked, set by a compare-and-swap. It looks
+//!    once more *after* that whether its file is the name's. So whoever replaces a file, and whoever locks the new one, sees the claim of somebody
+//!    who holds the old one, or that one sees the new file.
+//! 4. A claim that was made on the same file is the caller's to take, who has that locked. One that was made on a file before is left alone unless
+//!    its owner is proven dead. It is taken back before the lock is released.
+//! 5. Readers have no claim. A read-write lock whose file was replaced has the inode before noted, and no writer gets in until it is proven
+//!    that nobody has that locked: by the kernel's list, if that could be read at once.
 //!
 //! If we die in the middle: an entry without a file is one whose file is not at its place; a file without an entry is overwritten by the next
 //! who needs its number.
@@ -28,18 +33,16 @@ use std::time::Duration;
 
 use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId};
-use crate::os::lock_file::{LockFile, Mode};
+use crate::os::lock_file::{self, LockFile, Mode, Sought};
 use crate::os::words::Words;
 use crate::segment::files::{ENTRY_WORDS, FILE_NAME, FilesHeader, HEADER_WORDS, USED};
 use crate::segment::format::Kind;
-use crate::{Abandoned, Error, Result};
+use crate::{Backend, Error, Result};
 
-use super::record::Record;
+use super::record::{Dead, Me, RECORD_WORDS, Record};
 
 /// Words of a name.
 const NAME_WORDS: usize = 8;
-/// Words of a lock file.
-pub(crate) const RECORD_WORDS: usize = 64;
 
 /// How long to wait for whoever changes entries, which takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,7 +63,14 @@ mod at {
     /// Deaths that were told.
     pub(super) const RECOVERED: usize = 7;
     pub(super) const NAME: usize = 8;
+    /// Who has the lock alone: PID (low half), which file of this name it has locked (high half). 0: nobody.
+    pub(super) const CLAIM: usize = 16;
+    /// How many files there were of this name.
+    pub(super) const FILES: usize = 17;
+    pub(super) const RECORD: usize = 20;
 }
+
+const _: () = assert!(at::RECORD + RECORD_WORDS <= ENTRY_WORDS && at::NAME + NAME_WORDS <= at::CLAIM);
 
 /// The kind of an entry that is a permit of the semaphore it is named after.
 const PERMIT: u8 = 0x7F;
@@ -88,14 +98,23 @@ pub(crate) struct Named {
 /// What a lock file turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// The name's.
-    Current,
-    /// The name's, but one that it had before may still be held.
-    Unproven(FileId),
+    /// The name's, the how many-th.
+    Current(u32),
     /// Another one is.
     Replaced,
     /// The name is gone.
     Gone,
+}
+
+/// What came of claiming a lock.
+#[derive(Debug)]
+pub(crate) enum Claimed {
+    /// It is the caller's, by this claim.
+    Yes(u64),
+    /// The file is not the name's any more.
+    Replaced,
+    /// Somebody may hold it by a file before: why.
+    Not(String),
 }
 
 /// The open file.
@@ -104,6 +123,8 @@ pub(crate) struct Index {
     pub(crate) space: PathBuf,
     pub(crate) path: PathBuf,
     pub(crate) id: FileId,
+    /// Whoever is in the space has that locked.
+    directory: FileId,
     pub(crate) capacity: u32,
     pub(crate) mode: u32,
     pub(crate) token_base: u64,
@@ -111,14 +132,35 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Of an open file, which is not believed anything. `map` is a way to get at its words.
-    pub(crate) fn read(file: File, space: &Path, map: fn(File, usize) -> io::Result<Words>) -> Result<Self> {
+    /// Of an open file, which is not believed anything.
+    pub(crate) fn read(file: File, space: &Path) -> Result<Self> {
+        Self::of(file, space, Words::mapped)
+    }
+
+    /// The same, for looking only.
+    pub(crate) fn read_to_look_at(file: File, space: &Path) -> Result<Self> {
+        Self::of(file, space, Words::mapped_to_look_at)
+    }
+
+    fn of(file: File, space: &Path, map: fn(&File, usize) -> io::Result<Words>) -> Result<Self> {
         let path = space.join(FILE_NAME);
         let header = FilesHeader::checked(&file, &path, space)?;
         let id = FileId::of_file(&file).map_err(|e| Error::system("look at", &path, e))?;
-        let words = map(file, header.words()).map_err(|e| Error::system("open", &path, e))?;
+        let directory = FileId::at(space).map_err(|e| Error::system("look at", space, e))?;
+        let words = match header.mapped {
+            true => map(&file, header.words()).map_err(|e| Error::BackendUnusable {
+                path: space.into(),
+                backend: Backend::Files,
+                missing: format!("mapping its files ({e})"),
+            })?,
+            false => Words::unmapped(file).map_err(|e| Error::system("open", &path, e))?,
+        };
         let FilesHeader { capacity, mode, token_base, .. } = header;
-        Ok(Self { space: space.into(), path, id, capacity, mode, token_base, words })
+        Ok(Self { space: space.into(), path, id, directory, capacity, mode, token_base, words })
+    }
+
+    pub(crate) fn record(&self, entry: u32) -> Record<'_> {
+        Record { words: &self.words, at: Self::word(entry, at::RECORD) }
     }
 
     pub(crate) fn is_mapped(&self) -> bool {
@@ -158,7 +200,7 @@ impl Index {
 
     /// What the entry says, if it is a name's.
     fn named(&self, entry: u32) -> Result<Option<Named>> {
-        let words: [u64; ENTRY_WORDS] = self.words.load_all(Self::word(entry, 0)).map_err(|e| self.failed(e))?;
+        let words: [u64; at::CLAIM] = self.words.load_all(Self::word(entry, 0)).map_err(|e| self.failed(e))?;
         let meta = words[at::META];
         let (kind, len) = (meta as u8, (meta >> 8) as u8 as usize);
         if meta as u32 == 0 || kind == PERMIT || len > NAME_WORDS * 8 {
@@ -207,8 +249,7 @@ impl Index {
         let first = if parts == 0 { 0 } else { self.free_run_but(parts, entry)?.ok_or_else(full)? };
         for part in first..first + parts {
             let generation = self.next_generation(part)?;
-            self.put(part, at::BEFORE, 0)?;
-            self.put(part, at::INODE, 0)?;
+            self.forget_file(part)?;
             self.put(part, at::META, u64::from(generation) << 32 | u64::from(PERMIT))?;
         }
         let generation = self.next_generation(entry)?;
@@ -218,9 +259,9 @@ impl Index {
             padded[..bytes.len()].copy_from_slice(bytes);
             *word = u64::from_ne_bytes(padded);
         }
-        for (word, value) in [(at::BEFORE, 0), (at::INODE, 0), (at::WRITER, 0), (at::RECOVERED, 0)] {
-            self.put(entry, word, value)?;
-        }
+        self.forget_file(entry)?;
+        self.put(entry, at::WRITER, 0)?;
+        self.put(entry, at::RECOVERED, 0)?;
         self.words.store_all(Self::word(entry, at::NAME), &words).map_err(|e| self.failed(e))?;
         self.put(entry, at::COUNT, u64::from(first) << 32 | u64::from(count))?;
         // Larger than every token of a space that was here before, and of a name that was here before: an acquisition takes longer than a nanosecond.
@@ -231,6 +272,14 @@ impl Index {
         let meta = u64::from(generation) << 32 | (name.len() as u64) << 8 | u64::from(kind as u8);
         self.put(entry, at::META, meta)?;
         self.named(entry)?.ok_or_else(|| Error::damaged(&self.path, "an entry that was just written is not there"))
+    }
+
+    /// As if the entry had never had a file, nor a holder.
+    fn forget_file(&self, entry: u32) -> Result<()> {
+        for word in [at::BEFORE, at::DEVICE, at::INODE, at::CLAIM] {
+            self.put(entry, word, 0)?;
+        }
+        self.record(entry).clear().map_err(|e| self.failed(e))
     }
 
     fn next_generation(&self, entry: u32) -> Result<u32> {
@@ -271,6 +320,7 @@ impl Index {
         for entry in (named.first..named.first + parts).chain([named.place.entry]) {
             let generation = (self.get(entry, at::META)? >> 32) as u32;
             self.put(entry, at::META, u64::from(generation) << 32)?;
+            self.forget_file(entry)?;
             let _ = std::fs::remove_file(self.lock_path(entry));
         }
         Ok(())
@@ -302,33 +352,110 @@ impl Index {
 
     /// What a lock file is that somebody has locked: to be asked after locking it (invariant 2).
     pub(crate) fn standing(&self, place: Place, file: FileId) -> Result<Standing> {
-        let [meta, _, _, device, inode, before]: [u64; 6] =
-            self.words.load_all(Self::word(place.entry, 0)).map_err(|e| self.failed(e))?;
+        let word = |word| self.words.load_in_order(Self::word(place.entry, word)).map_err(|e| self.failed(e));
+        let meta = word(at::META)?;
         if meta as u32 == 0 || (meta >> 32) as u32 != place.generation {
             return Ok(Standing::Gone);
         }
-        Ok(match (file == FileId::new(device, inode), before) {
-            (false, _) => Standing::Replaced,
-            (true, 0) => Standing::Current,
-            (true, before) => Standing::Unproven(FileId::new(device, before)),
+        // In this order: whoever replaces the file takes the inode away, counts, and then gives the new one.
+        let files = word(at::FILES)? as u32;
+        Ok(match file == FileId::new(word(at::DEVICE)?, word(at::INODE)?) {
+            true => Standing::Current(files),
+            false => Standing::Replaced,
         })
     }
 
-    /// The record of an entry's lock file, for looking, if that file is at its place; and which file it should be.
-    pub(crate) fn look(&self, entry: u32) -> Result<(Option<Record>, FileId)> {
-        let [device, inode]: [u64; 2] =
-            self.words.load_all(Self::word(entry, at::DEVICE)).map_err(|e| self.failed(e))?;
-        let id = FileId::new(device, inode);
-        let Ok(file) = file::open_to_read(&self.lock_path(entry)) else { return Ok((None, id)) };
-        let is_it = FileId::of_file(&file).is_ok_and(|is| is == id)
-            && file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() == RECORD_WORDS as u64 * 8);
-        let record = is_it.then(|| Words::to_look_at(file, RECORD_WORDS)).transpose().map_err(|e| self.failed(e))?;
-        Ok((record.map(Record), id))
+    /// Claims the lock for whoever has the current file of `place` locked alone (invariants 3 and 4).
+    pub(crate) fn claim(&self, place: Place, files: u32, me: &Me) -> Result<Claimed> {
+        if !self.is_mapped() {
+            return self.alone(|| self.claim_in_order(place, files, me));
+        }
+        self.claim_in_order(place, files, me)
     }
 
-    /// Nobody holds the inode before: proven by the caller, who has the present one locked.
-    pub(crate) fn proven(&self, place: Place, before: FileId) -> Result<()> {
-        if self.get(place.entry, at::BEFORE)? == before.inode() { self.put(place.entry, at::BEFORE, 0) } else { Ok(()) }
+    fn claim_in_order(&self, place: Place, files: u32, me: &Me) -> Result<Claimed> {
+        let claim = u64::from(files) << 32 | u64::from(me.pid());
+        let at = Self::word(place.entry, at::CLAIM);
+        let failed = |e| self.failed(e);
+        loop {
+            let seen = self.words.load_in_order(at).map_err(failed)?;
+            if let Some(why) = self.obstacle(place.entry, seen, files, me)? {
+                return Ok(Claimed::Not(why));
+            }
+            // SeqCst, as the load of the count below and the store of it in `make`: one of the two sees the other.
+            if self.words.compare_exchange(at, seen, claim).map_err(failed)? {
+                break;
+            }
+        }
+        if self.words.load_in_order(Self::word(place.entry, at::FILES)).map_err(failed)? as u32 == files {
+            return Ok(Claimed::Yes(claim));
+        }
+        self.words.compare_exchange(at, claim, 0).map_err(failed)?;
+        Ok(Claimed::Replaced)
+    }
+
+    /// Why somebody who has the `files`-th file locked cannot have the lock all the same.
+    pub(crate) fn obstacle(&self, entry: u32, claim: u64, files: u32, me: &Me) -> Result<Option<String>> {
+        if claim == 0 || (claim >> 32) as u32 == files {
+            return Ok(None);
+        }
+        let pid = claim as u32;
+        let dead = self.record(entry).dead_owner(me).map_err(|e| self.failed(e))?;
+        let Some(Dead { inode, passed_on, .. }) = dead.filter(|dead| dead.pid == pid) else {
+            return Ok(Some(format!("process {pid} holds the lock by the one before, as far as can be told")));
+        };
+        // It may have left the lock to somebody.
+        let file = FileId::new(self.get(entry, at::DEVICE)?, inode);
+        match self.seek(file)? {
+            Sought::Found => {
+                Ok(Some(format!("a child of process {pid}, which died, holds the lock by the one before")))
+            }
+            Sought::NotSeen if passed_on => {
+                Ok(Some(format!("programs that process {pid} started may hold the lock by the one before")))
+            }
+            Sought::NotSeen | Sought::NotThere => Ok(None),
+        }
+    }
+
+    pub(crate) fn claim_of(&self, entry: u32) -> Result<u64> {
+        self.words.load_in_order(Self::word(entry, at::CLAIM)).map_err(|e| self.failed(e))
+    }
+
+    /// Takes a claim back. The caller still has the file locked.
+    pub(crate) fn unclaim(&self, entry: u32, claim: u64) -> bool {
+        self.words.compare_exchange(Self::word(entry, at::CLAIM), claim, 0).unwrap_or(false)
+    }
+
+    /// Whether it is proven that no reader has the lock by the file before (invariant 5). The caller has the present one locked alone.
+    pub(crate) fn has_no_old_readers(&self, place: Place, files: u32) -> Result<bool> {
+        let before = self.get(place.entry, at::BEFORE)?;
+        if before == 0 {
+            return Ok(true);
+        }
+        let file = FileId::new(self.get(place.entry, at::DEVICE)?, before);
+        if self.seek(file)? != Sought::NotThere {
+            return Ok(false);
+        }
+        self.alone(|| {
+            // Unless it was replaced again.
+            if self.get(place.entry, at::FILES)? as u32 == files {
+                self.put(place.entry, at::BEFORE, 0)?;
+            }
+            Ok(())
+        })?;
+        Ok(true)
+    }
+
+    /// Forgets what might be held by whoever left: nobody else is in the space.
+    pub(crate) fn forget_all(&self) -> Result<()> {
+        for entry in 0..self.used()? {
+            for word in [at::BEFORE, at::CLAIM] {
+                if self.get(entry, word)? != 0 {
+                    self.put(entry, word, 0)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The entry of one permit of a semaphore.
@@ -344,13 +471,7 @@ impl Index {
     /// Opens the lock file of an entry, making it anew if it is not at its place.
     pub(crate) fn open(&self, place: Place) -> Result<LockFile> {
         let path = self.lock_path(place.entry);
-        let cannot = |e| Error::system("look at", &path, e);
-        let is_it = |file: &LockFile| -> Result<bool> {
-            let meta = file.file().metadata().map_err(cannot)?;
-            Ok(meta.is_file()
-                && meta.len() == RECORD_WORDS as u64 * 8
-                && matches!(self.standing(place, file.id())?, Standing::Current | Standing::Unproven(_)))
-        };
+        let is_it = |file: &LockFile| self.standing(place, file.id()).map(|it| matches!(it, Standing::Current(_)));
         match LockFile::open(&path) {
             Ok(file) if is_it(&file)? => return Ok(file),
             // What keeps us from opening it says nothing of what it is.
@@ -365,13 +486,15 @@ impl Index {
         })
     }
 
-    /// Invariant 3. The caller has the exclusive lock.
+    /// Makes the lock file of an entry anew. The caller has the exclusive lock.
     fn make(&self, entry: u32, path: &Path) -> Result<LockFile> {
-        let [device, inode, before]: [u64; 3] =
-            self.words.load_all(Self::word(entry, at::DEVICE)).map_err(|e| self.failed(e))?;
-        // Two that may be held: one of them has to be proven free first.
-        if before != 0 && inode != 0 && !super::is_free(FileId::new(device, before), self.id)? {
-            return Err(Error::LockFileGone { path: path.into(), why: super::still_held() });
+        let [inode, before] = [self.get(entry, at::INODE)?, self.get(entry, at::BEFORE)?];
+        // Only one can be noted.
+        if before != 0 && inode != 0 {
+            let file = FileId::new(self.get(entry, at::DEVICE)?, before);
+            if self.seek(file)? != Sought::NotThere {
+                return Err(Error::LockFileGone { path: path.into(), why: readers_left() });
+            }
         }
         let new = self.space.join(".lock.new");
         match std::fs::remove_file(&new) {
@@ -380,27 +503,34 @@ impl Index {
         }
         let failed = |e| Error::system("make", path, e);
         let file = LockFile::made_by(|| file::create_new(&new)).map_err(failed)?;
-        let written = (|| {
-            file::share_as(file.file(), &self.path, self.mode)?;
-            // Really there: a store to a mapped hole of a full file system is SIGBUS.
-            nix::fcntl::posix_fallocate(file.file(), 0, RECORD_WORDS as i64 * 8)?;
-            if inode != 0 {
-                // What was in the one before is gone with it, so somebody may have died there.
-                let token = self.words.load(Self::word(entry, at::TOKEN))?;
-                let record = Record(Words::of(file::open_existing(&new)?, RECORD_WORDS)?);
-                record.note_death(&Abandoned { token, pid: None, command: String::new() })?;
-                record.release(token, true)?;
-            }
-            io::Result::Ok(())
-        })();
-        written.map_err(failed)?;
+        file::share_as(file.file(), &self.path, self.mode).map_err(failed)?;
+        let put = |word, value| self.words.store_in_order(Self::word(entry, word), value).map_err(|e| self.failed(e));
+        let files = self.get(entry, at::FILES)?;
         // An inode that has its number again was nobody's in between.
-        let before = if file.id() == FileId::new(device, inode) { 0 } else { inode };
-        self.put(entry, at::BEFORE, before)?;
-        self.put(entry, at::DEVICE, file.id().device())?;
-        self.put(entry, at::INODE, file.id().inode())?;
+        let is_another = inode != 0 && file.id() != FileId::new(self.get(entry, at::DEVICE)?, inode);
+        if is_another && self.kind(entry)? == Kind::RwLock as u8 {
+            put(at::BEFORE, inode)?;
+        }
+        put(at::INODE, 0)?;
+        put(at::FILES, u64::from((files as u32).wrapping_add(1)))?;
+        put(at::DEVICE, file.id().device())?;
+        put(at::INODE, file.id().inode())?;
         std::fs::rename(&new, path).map_err(failed)?;
         Ok(file)
+    }
+
+    fn seek(&self, file: FileId) -> Result<Sought> {
+        lock_file::seek(file, self.directory).map_err(|e| Error::system("read", Path::new("/proc/locks"), e))
+    }
+
+    fn kind(&self, entry: u32) -> Result<u8> {
+        Ok(self.get(entry, at::META)? as u8)
+    }
+
+    /// The inode of an entry's lock file, and the one before if it may still be locked.
+    pub(crate) fn inodes(&self, entry: u32) -> Result<[FileId; 2]> {
+        let device = self.get(entry, at::DEVICE)?;
+        Ok([FileId::new(device, self.get(entry, at::INODE)?), FileId::new(device, self.get(entry, at::BEFORE)?)])
     }
 
     /// The next token of a name. Where the words are not mapped, only for whoever holds the name's lock.
@@ -430,4 +560,11 @@ impl Index {
 /// Whether what could not be opened is nothing, or nothing of ours: a link, a directory, a pipe.
 fn is_something_else(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::ENOTDIR))
+}
+
+/// Why a writer cannot be let in, or a file not be made anew.
+pub(crate) fn readers_left() -> String {
+    "readers may hold the lock by the one before: who has that locked cannot be seen here, or there are too many locks on the machine to see it \
+     at once; it can when no process is in the space any more"
+        .into()
 }

@@ -9,7 +9,6 @@ use super::{FileSpace, kind_of};
 use crate::os::file::{self, FileId};
 use crate::os::identity;
 use crate::os::lock_file::{KernelLock, KernelLocks, Mode};
-use crate::os::words::Words;
 use crate::report::{Inspection, LockReport, Permits, Usage};
 use crate::segment::format::Kind;
 use crate::segment::made::Made;
@@ -52,19 +51,17 @@ impl Looking {
 
     /// Who has the lock file of that entry, by its record; what the kernel's list says against that has the last word.
     pub(crate) fn look(&self, index: &Index, entry: u32, kind: Kind) -> Result<LockSeen> {
-        let (record, id) = index.look(entry)?;
-        let (token, is_gone) = (index.last_token(entry)?, record.is_none());
-        let seen = match &record {
-            Some(record) => record.look(&self.me).map_err(|e| Error::system("read", &index.lock_path(entry), e))?,
-            None => Seen::Free(None),
-        };
-        // Whoever lives and lost its lock, by closing what it did not open, holds nothing.
-        let seen = match seen {
-            Seen::Held(holder) if !holder.elsewhere && self.knows_files() && !self.is_exclusive(id) => {
+        let record = index.record(entry);
+        let token = index.last_token(entry)?;
+        let files = index.inodes(entry)?;
+        let locked = record.file(files[0]).map_err(|e| Error::system("read", &index.path, e))?;
+        let seen = match record.look(&self.me).map_err(|e| Error::system("read", &index.path, e))? {
+            // Whoever lives and lost its lock, by closing what it did not open, holds nothing.
+            Seen::Held(holder) if !holder.elsewhere && self.knows_files() && !self.is_exclusive(locked) => {
                 // Unless it released it between the two looks, or it is a later one's.
                 let again = KernelLocks::read().unwrap_or_default();
-                let is_held = again.of(id).any(|lock| lock.mode == Mode::Exclusive);
-                match record.is_some_and(|record| record.is_held_as(holder.token)) && !is_held {
+                let is_held = again.of(locked).any(|lock| lock.mode == Mode::Exclusive);
+                match record.is_held_as(holder.token) && !is_held {
                     true => {
                         Seen::Gone(Abandoned { token: holder.token, pid: Some(holder.pid), command: holder.command })
                     }
@@ -76,11 +73,14 @@ impl Looking {
         Ok(match seen {
             Seen::Held(holder) => LockSeen { holders: vec![holder], dead: None },
             // Somebody is left with the lock: a child of the dead one's.
-            Seen::Gone(dead) if self.is_exclusive(id) => LockSeen { holders: vec![unknown(dead.token)], dead: None },
+            Seen::Gone(dead) if self.is_exclusive(locked) => {
+                LockSeen { holders: vec![unknown(dead.token)], dead: None }
+            }
             Seen::Gone(dead) => LockSeen { holders: Vec::new(), dead: Some(dead) },
-            Seen::Free(dead) if kind == Kind::RwLock => LockSeen { holders: readers(self.locks.of(id), token), dead },
-            // Another file lies at its place, or none: who has it is not known.
-            Seen::Free(dead) if is_gone && self.is_exclusive(id) => LockSeen { holders: vec![unknown(token)], dead },
+            Seen::Free(dead) if kind == Kind::RwLock => {
+                let locks = files.iter().flat_map(|file| self.locks.of(*file));
+                LockSeen { holders: readers(locks, token), dead }
+            }
             Seen::Free(dead) => LockSeen { holders: Vec::new(), dead },
             Seen::Busy => LockSeen::default(),
         })
@@ -167,7 +167,7 @@ pub(crate) fn look(options: &Options) -> Result<Inspection> {
     let space = options.space_path()?;
     let path = space.join(Made::Files.file_name());
     let file = file::open_to_read(&path).map_err(|e| unusable_file(&path, e))?;
-    let index = Index::read(file, &space, Words::to_look_at)?;
+    let index = Index::read_to_look_at(file, &space)?;
     let looking = Looking::at(&space)?;
     let mut locks = Vec::new();
     for named in index.names()? {

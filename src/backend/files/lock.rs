@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::index::{Place, Standing};
+use super::FileSpace;
+use super::index::{Claimed, Place, Standing, readers_left};
 use super::inspect::Looking;
 use super::record::Record;
 use super::table::{Idle, Opened, idle_of, keep_held, take_held, with_held};
-use super::{FileSpace, is_free, still_held};
 use crate::backend::lock::{Abandonment, Acquisition, Spec, Waited};
 use crate::backend::rwlock::Reading;
 use crate::os::clock::{Deadline, Monotonic};
@@ -81,56 +81,71 @@ pub(super) struct Locked {
 impl FileSpace {
     /// Locks the file if it is free now, and the name's.
     pub(super) fn try_lock(&self, place: Place, mode: Mode, idle: &Idle) -> Result<Option<Locked>> {
-        let path = || self.index.lock_path(place.entry);
         let mut opened = self.open_lock(place, idle)?;
         // Each time round another one was put in its place.
         for _ in 0..100 {
-            let locked = opened.file.try_lock(mode).map_err(|e| Error::system("lock", &path(), e))?;
-            if !locked {
+            let locked = opened.file.try_lock(mode);
+            if !locked.map_err(|e| Error::system("lock", &self.index.lock_path(place.entry), e))? {
                 idle.put(opened);
                 return Ok(None);
             }
-            match self.index.standing(place, opened.file.id())? {
-                Standing::Current => {
-                    let dead = opened.record.dead().map_err(|e| Error::system("read", &path(), e))?;
-                    return Ok(Some(Locked { opened, dead }));
-                }
-                Standing::Unproven(before) => match is_free(before, opened.file.id())? {
-                    true => {
-                        self.index.proven(place, before)?;
-                        continue;
+            let obstacle = match self.index.standing(place, opened.file.id())? {
+                Standing::Current(files) => match self.enter(&mut opened, files, mode) {
+                    Ok(Entered::Yes) => {
+                        let dead = self.index.record(place.entry).dead();
+                        let dead = dead.map_err(|e| Error::system("read", &self.index.path, e))?;
+                        return Ok(Some(Locked { opened, dead }));
                     }
-                    false => {
-                        opened.file.unlock();
-                        idle.put(opened);
-                        return Err(Error::LockFileGone { path: path(), why: still_held() });
-                    }
+                    Ok(Entered::Replaced) => None,
+                    Ok(Entered::Not(why)) => Some(Error::LockFileGone { path: self.index.lock_path(place.entry), why }),
+                    Err(error) => Some(error),
                 },
-                Standing::Replaced => {
-                    opened.file.unlock();
-                    drop(opened);
-                    opened = self.open_anew(place)?;
-                }
-                Standing::Gone => {
-                    opened.file.unlock();
-                    return Err(Error::Removed { path: self.path().into() });
-                }
+                Standing::Replaced => None,
+                Standing::Gone => Some(Error::Removed { path: self.path().into() }),
+            };
+            self.unlock(opened, idle);
+            match obstacle {
+                Some(error) => return Err(error),
+                // The present one is not among those that are kept.
+                None => opened = self.open_anew(place)?,
             }
         }
-        Err(Error::LockFileGone { path: path(), why: "somebody replaces it all the time".into() })
+        let why = "somebody replaces it all the time".into();
+        Err(Error::LockFileGone { path: self.index.lock_path(place.entry), why })
+    }
+
+    /// Gets whoever has the current file locked past those who may hold the lock by one before.
+    fn enter(&self, opened: &mut Opened, files: u32, mode: Mode) -> Result<Entered> {
+        let place = opened.place;
+        if mode == Mode::Shared {
+            let claim = self.index.claim_of(place.entry)?;
+            return Ok(match self.index.obstacle(place.entry, claim, files, &self.me())? {
+                Some(why) => Entered::Not(why),
+                None => Entered::Yes,
+            });
+        }
+        match self.index.claim(place, files, &self.me())? {
+            Claimed::Yes(claim) => opened.claim = claim,
+            Claimed::Replaced => return Ok(Entered::Replaced),
+            Claimed::Not(why) => return Ok(Entered::Not(why)),
+        }
+        match self.index.has_no_old_readers(place, files)? {
+            true => Ok(Entered::Yes),
+            false => Ok(Entered::Not(readers_left())),
+        }
     }
 
     /// Undoes that.
-    pub(super) fn unlock(opened: Box<Opened>, idle: &Idle) -> bool {
-        Self::unlock_after(opened, idle, |_| ())
+    pub(super) fn unlock(&self, opened: Box<Opened>, idle: &Idle) -> bool {
+        self.unlock_after(opened, idle, || ())
     }
 
     /// Ends an acquisition; `false` if it is another process's, or was lost. The record is taken back first, so it never says more than is so.
-    pub(super) fn end(number: u32, token: u64, dead: Option<&Abandoned>, idle: &Idle) -> bool {
+    pub(super) fn end(&self, number: u32, token: u64, dead: Option<&Abandoned>, idle: &Idle) -> bool {
         let Some(opened) = take_held(number) else { return false };
-        let mut was_held = false;
-        let unlocked = Self::unlock_after(opened, idle, |record| {
-            was_held = record.is_held_as(token);
+        let record = self.index.record(opened.place.entry);
+        let was_held = self.is_held(&opened, token);
+        let unlocked = self.unlock_after(opened, idle, || {
             if was_held {
                 let noted = dead.map_or(Ok(()), |dead| record.note_death(dead));
                 let _ = noted.and_then(|()| record.release(token, dead.is_some()));
@@ -139,14 +154,35 @@ impl FileSpace {
         unlocked && was_held
     }
 
-    fn unlock_after(opened: Box<Opened>, idle: &Idle, before: impl FnOnce(&Record)) -> bool {
-        let unlocked = opened.file.unlock_after(|| before(&opened.record));
+    /// Whether the lock is still held alone by that acquisition, if its file is still locked.
+    pub(super) fn is_held(&self, opened: &Opened, token: u64) -> bool {
+        let entry = opened.place.entry;
+        self.index.claim_of(entry).is_ok_and(|claim| claim == opened.claim)
+            && self.index.record(entry).is_held_as(token)
+    }
+
+    fn unlock_after(&self, mut opened: Box<Opened>, idle: &Idle, before: impl FnOnce()) -> bool {
+        let claim = std::mem::take(&mut opened.claim);
+        let unlocked = opened.file.unlock_after(|| {
+            before();
+            if claim != 0 {
+                self.index.unclaim(opened.place.entry, claim);
+            }
+        });
         // A description that is not unlocked is closed, which ends it if anything does.
         if unlocked {
             idle.put(opened);
         }
         unlocked
     }
+}
+
+/// What came of going past those who may hold the lock by a file before.
+enum Entered {
+    Yes,
+    Replaced,
+    /// Why not.
+    Not(String),
 }
 
 impl FileLock {
@@ -225,12 +261,12 @@ impl FileLock {
         let token = match self.space.index.draw(opened.place.entry) {
             Ok(token) => token,
             Err(error) => {
-                FileSpace::unlock(opened, &self.idle);
+                self.space.unlock(opened, &self.idle);
                 return Err(error);
             }
         };
         if let Err(error) = self.space.hold(&opened, thread, token, dead.as_ref()) {
-            FileSpace::unlock(opened, &self.idle);
+            self.space.unlock(opened, &self.idle);
             return Err(error);
         }
         if dead.is_some() {
@@ -255,26 +291,26 @@ impl FileLock {
 
     pub(crate) fn is_held(&self, acquisition: Acquisition) -> bool {
         with_held(acquisition.entry(), |held| {
-            held.file.is_ours() && held.record.is_held_as(acquisition.token_of_file())
+            held.file.is_ours() && self.space.is_held(held, acquisition.token_of_file())
         })
         .unwrap_or(false)
     }
 
     /// Ends an acquisition; `false` if it is another process's, or was lost.
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
-        FileSpace::end(acquisition.entry(), acquisition.token_of_file(), None, &self.idle)
+        self.space.end(acquisition.entry(), acquisition.token_of_file(), None, &self.idle)
     }
 
     /// Ends an acquisition as our death would.
     pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
         let token = acquisition.token_of_file();
         let dead = Record::as_dead(&self.space.me(), token);
-        FileSpace::end(acquisition.entry(), token, Some(&dead), &self.idle)
+        self.space.end(acquisition.entry(), token, Some(&dead), &self.idle)
     }
 
     pub(crate) fn stamp(&self, acquisition: Acquisition) {
         // Every acquisition notes the time; this one anew.
-        with_held(acquisition.entry(), |held| held.record.stamp().is_ok());
+        with_held(acquisition.entry(), |held| self.space.index.record(held.place.entry).stamp().is_ok());
     }
 
     /// Acquires the lock among readers.
@@ -289,7 +325,7 @@ impl FileLock {
     }
 
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
-        take_held(reading.number()).is_some_and(|opened| FileSpace::unlock(opened, &self.idle))
+        take_held(reading.number()).is_some_and(|opened| self.space.unlock(opened, &self.idle))
     }
 
     pub(crate) fn is_reading(&self, reading: Reading) -> bool {

@@ -13,26 +13,26 @@ pub(crate) mod record;
 pub(crate) mod semaphore;
 mod table;
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
+use fs2::FileExt;
+
 use crate::backend::inspect::kind as kind_of;
 use crate::backend::lock::Spec;
-use crate::os::file::{self, FileId, KeptFile};
+use crate::os::file::{self, KeptFile};
 use crate::os::fork::Guarded;
 use crate::os::identity;
-use crate::os::lock_file::{self, LockFile};
-use crate::os::words::Words;
+use crate::os::lock_file::{self, Mode};
 use crate::report::Usage;
 use crate::segment::files::FilesHeader;
 use crate::segment::format::Kind;
 use crate::segment::open::{Found, Options};
 use crate::{Abandoned, Error, LockKind, Process, Result};
-use index::{Index, Named, Place, RECORD_WORDS};
-use record::{Me, Record};
+use index::{Index, Named, Place};
+use record::Me;
 use table::{Idle, Opened};
 
 static SPACES: Guarded<Vec<Weak<FileSpace>>> = Guarded::new(Vec::new());
@@ -62,11 +62,11 @@ pub(crate) struct FileSpace {
 
 impl FileSpace {
     pub(crate) fn open(options: &Options, found: Found) -> Result<Arc<Self>> {
-        let Found { directory, file, path, .. } = found;
+        let Found { directory, file, path, alone, .. } = found;
         let space = path.parent().unwrap_or(&path).to_path_buf();
         let mode = FilesHeader::checked(&file, &path, &space)?.mode;
         options.check_file(&file, &path, mode)?;
-        let index = Index::read(file, &space, Words::of)?;
+        let index = Index::read(file, &space)?;
         if options.participants.is_some() || options.extents.is_some() {
             return Err(unsupported("a number of participants or extents", &space));
         }
@@ -90,6 +90,11 @@ impl FileSpace {
         spaces.retain(|known| known.strong_count() > 0);
         if let Some(known) = spaces.iter().filter_map(Weak::upgrade).find(|known| known.index.id == index.id) {
             return Ok(known);
+        }
+        if alone {
+            // Nobody holds anything, by whatever file.
+            index.forget_all()?;
+            FileExt::try_lock_shared(&directory).map_err(|e| Error::system("lock", &space, e))?;
         }
         let directory = KeptFile::new(directory).map_err(|e| Error::system("look at", &space, e))?;
         let process = lock_file::process().map_err(|e| Error::system("watch for forks in", &space, e))?;
@@ -117,14 +122,17 @@ impl FileSpace {
         // Relaxed: whoever acquires at the same time may do so before.
         self.acts.store(true, Relaxed);
         // It is for people: what cannot be written is not.
-        table::for_each_held(self.index.id, |held| drop(held.record.set_behalf(Some(&process))));
+        table::for_each_held(self.index.id, |held| {
+            drop(self.index.record(held.place.entry).set_behalf(Some(&process)))
+        });
     }
 
     /// Notes whose the lock is that this process just acquired.
     fn hold(&self, opened: &Opened, thread: u32, token: u64, dead: Option<&Abandoned>) -> Result<()> {
+        let record = self.index.record(opened.place.entry);
         let note = |me: &Me, behalf: Option<&Process>| {
-            opened.record.set_behalf(behalf)?;
-            opened.record.hold(me, thread, token, dead)
+            record.set_behalf(behalf)?;
+            record.hold(me, opened.file.id().inode(), thread, token, dead)
         };
         let noted = match self.acts.load(Relaxed) || !self.is_of_this_process() {
             true => {
@@ -133,7 +141,7 @@ impl FileSpace {
             }
             false => note(&self.me, None),
         };
-        noted.map_err(|e| Error::system("write", &self.index.lock_path(opened.place.entry), e))
+        noted.map_err(|e| Error::system("write", &self.index.path, e))
     }
 
     /// Finds a name, making it what is wanted if it is not there.
@@ -170,44 +178,38 @@ impl FileSpace {
     }
 
     fn open_anew(&self, place: Place) -> Result<Box<Opened>> {
-        let path = self.index.lock_path(place.entry);
-        loop {
-            let file = self.index.open(place)?;
-            // The record has a description of its own, which nobody locks: a mapping of this one in a child would keep the lock.
-            let failed = |e| Error::system("open", &path, e);
-            let record = match file::open_existing(&path) {
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                record => record.map_err(failed)?,
-            };
-            if FileId::of_file(&record).map_err(failed)? == file.id() {
-                let record = Record(Words::of(record, RECORD_WORDS).map_err(failed)?);
-                return Ok(Box::new(Opened { file, record, place, space: self.index.id }));
-            }
-        }
+        Ok(Box::new(Opened { file: self.index.open(place)?, place, space: self.index.id, claim: 0 }))
     }
 
     /// Takes a name away, if nobody uses it.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        self.index.alone(|| {
-            let Some(named) = self.index.find(name)? else {
-                return Err(Error::NoSuchName { name: name.into(), path: self.path().into() });
-            };
-            let parts = if named.kind == Kind::Semaphore as u8 { named.count } else { 0 };
-            let mut locked = Vec::new();
-            for entry in (named.first..named.first + parts).chain([named.place.entry]) {
-                let path = self.index.lock_path(entry);
-                let Ok(file) = LockFile::open(&path) else { continue };
-                if !file.try_lock(lock_file::Mode::Exclusive).map_err(|e| Error::system("lock", &path, e))? {
-                    return Err(Error::InUse { name: name.into(), holder: None });
+        let Some(named) = self.index.find(name)? else {
+            return Err(Error::NoSuchName { name: name.into(), path: self.path().into() });
+        };
+        let idle = Idle::default();
+        let mut locked = Vec::new();
+        let outcome = (|| {
+            let parts = (0..self.parts(&named)).map(|part| self.index.part(&named, part));
+            for place in parts.chain([Ok(named.place)]) {
+                match self.try_lock(place?, Mode::Exclusive, &idle)? {
+                    Some(it) => locked.push(it.opened),
+                    None => return Err(Error::InUse { name: name.into(), holder: None }),
                 }
-                locked.push(file);
             }
-            let outcome = self.index.unregister(&named);
-            for file in locked {
-                file.unlock();
-            }
-            outcome
-        })
+            self.index.alone(|| match self.index.is_still(named.place)? {
+                true => self.index.unregister(&named),
+                false => Err(Error::NoSuchName { name: name.into(), path: self.path().into() }),
+            })
+        })();
+        for opened in locked {
+            self.unlock(opened, &idle);
+        }
+        outcome
+    }
+
+    /// How many entries a name has beside its own.
+    fn parts(&self, named: &Named) -> u32 {
+        if named.kind == Kind::Semaphore as u8 { named.count } else { 0 }
     }
 
     /// Lets what `command` starts have the locks as well that this process holds now, for as long as any of them lives.
@@ -215,7 +217,8 @@ impl FileSpace {
         file::pass_on(&self.directory, command);
         let mut passed = Ok(());
         table::for_each_held(self.index.id, |held| {
-            if let Err(e) = held.file.pass_on(command) {
+            let noted = self.index.record(held.place.entry).note_passed_on();
+            if let Err(e) = noted.and_then(|()| held.file.pass_on(command)) {
                 passed = Err(Error::system("pass on", &self.index.lock_path(held.place.entry), e));
             }
         });
@@ -238,21 +241,6 @@ impl Drop for FileSpace {
         if self.is_of_this_process() {
             file::unlock(&self.directory);
         }
-    }
-}
-
-/// Whether it is proven that nobody holds that file; this process has `witness` locked.
-fn is_free(file: FileId, witness: FileId) -> Result<bool> {
-    lock_file::is_proven_free(file, witness).map_err(|e| Error::system("read", Path::new("/proc/locks"), e))
-}
-
-/// Why a lock file cannot be made anew.
-fn still_held() -> String {
-    match lock_file::sees_all_locks() {
-        true => "somebody may still hold the one that was".into(),
-        false => "whether somebody still holds it cannot be found out from here (/proc/locks of the first PID namespace would tell); \
-                  end all processes of the space, then remove its directory"
-            .into(),
     }
 }
 

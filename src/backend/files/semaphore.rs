@@ -95,7 +95,7 @@ impl FileSemaphore {
             let token = match noted {
                 Ok(token) => token,
                 Err(error) => {
-                    FileSpace::unlock(opened, &self.idle);
+                    self.space.unlock(opened, &self.idle);
                     return Err(error);
                 }
             };
@@ -117,7 +117,7 @@ impl FileSemaphore {
         loop {
             if let Some(Locked { opened, .. }) = self.space.try_lock(place, Mode::Exclusive, &self.idle)? {
                 let token = self.space.index.draw(place.entry);
-                FileSpace::unlock(opened, &self.idle);
+                self.space.unlock(opened, &self.idle);
                 return token;
             }
             pauses.pause();
@@ -178,10 +178,10 @@ impl FileSemaphore {
                 // Whoever had to be told of a death still has to be.
                 self.end(permit, told.as_ref());
             }
-            gate.map(|gate| FileSpace::unlock(gate, &self.idle));
+            gate.map(|gate| self.space.unlock(gate, &self.idle));
             return Err(error);
         }
-        gate.map(|gate| FileSpace::unlock(gate, &self.idle));
+        gate.map(|gate| self.space.unlock(gate, &self.idle));
         let permit = taken.pop().unwrap_or(Permit::ENDED);
         Ok((permit, More::of_files(taken, told)))
     }
@@ -196,7 +196,7 @@ impl FileSemaphore {
     }
 
     pub(crate) fn is_held(&self, permit: Permit) -> bool {
-        let is_held = |held: &Opened| held.file.is_ours() && held.record.is_held_as(permit.token_of_file());
+        let is_held = |held: &Opened| held.file.is_ours() && self.space.is_held(held, permit.token_of_file());
         with_held(permit.number(), is_held).unwrap_or(false)
     }
 
@@ -209,11 +209,11 @@ impl FileSemaphore {
     }
 
     fn end(&self, permit: Permit, dead: Option<&Abandoned>) -> bool {
-        FileSpace::end(permit.number(), permit.token_of_file(), dead, &self.idle)
+        self.space.end(permit.number(), permit.token_of_file(), dead, &self.idle)
     }
 
     pub(crate) fn stamp(&self, permit: Permit) {
-        with_held(permit.number(), |held| held.record.stamp().is_ok());
+        with_held(permit.number(), |held| self.space.index.record(held.place.entry).stamp().is_ok());
     }
 
     /// Who holds permits, one for each.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::index::Place;
-use super::record::{Me, Record};
+use super::record::Me;
 use crate::Process;
 use crate::os::file::FileId;
 use crate::os::fork::Guarded;
@@ -17,9 +17,10 @@ const IDLE: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(super) file: LockFile,
-    pub(super) record: Record,
     pub(super) place: Place,
     pub(super) space: FileId,
+    /// By which the lock is held alone, while it is.
+    pub(super) claim: u64,
 }
 
 /// Descriptions of a name's lock files that nobody has locked. Clones are the same.
