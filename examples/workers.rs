@@ -1,10 +1,13 @@
 //! Worker processes that lose nothing, however they die: `cargo run --release --example workers [-- DIRECTORY]`.
 //!
-//! They hash every file under a directory exactly once. What they share is a few *names*, and two ordinary files:
+//! They hash every file under a directory exactly once. What they share is a few *names*, and some ordinary files:
 //!
-//! * `jobs`: a queue of numbers, into which the parent puts one for each file. `fed`: an event that says that all are in.
 //! * `state`: what counts ([`State`]), behind a mutex.
+//! * `jobs`: a queue of numbers, into which the parent puts one for each file. `fed`: an event that says that all are in.
 //! * The files: `paths`, one per line, never changes; to `results` a line is appended for each finished job.
+//!
+//! With `--backend files` all that is made of lock files, where there are neither data nor queues: what counts lies in a file `journal`, and the
+//! next job is the next number ([`Board`]). The rest stays as it is.
 //!
 //! Meanwhile the parent kills workers (`SIGKILL`, at random, and half the time aimed at whoever holds the lock) and starts others in
 //! their place. Four things keep that from doing harm, and they are all there is to it:
@@ -18,14 +21,15 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use hostlock::bytemuck::{Pod, Zeroable};
-use hostlock::{Acquired, Error, Event, Mutex, MutexDataGuard, Queue, Space};
+use clap::{Parser, ValueEnum};
+use hostlock::bytemuck::{self, Pod, Zeroable};
+use hostlock::{Acquired, Backend, Error, Event, Holder, Mutex, MutexDataGuard, MutexGuard, Queue, Space};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -53,11 +57,20 @@ struct Options {
     /// most for each].
     #[arg(long, value_parser = duration)]
     rest: Option<Duration>,
+    /// What the space is made of.
+    #[arg(long, value_enum, default_value = "segment")]
+    backend: Made,
     /// Repeat the kills of an earlier run, as far as that is possible.
     #[arg(long)]
     seed: Option<u64>,
     #[arg(long, hide = true)]
     worker: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Made {
+    Segment,
+    Files,
 }
 
 fn duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
@@ -115,53 +128,114 @@ const ROOM: u32 = 256;
 
 /// What the workers share. Only whoever holds the lock of the state may look at `results`.
 struct Shared {
-    state: Mutex<Journal>,
-    jobs: Queue<u64>,
-    fed: Event,
+    board: Board,
     results: File,
     /// Of each death that a worker was told of: who died, and when the lock was acquired after it.
     recoveries: File,
 }
 
+/// Where the state lies, and the jobs.
+enum Board {
+    Segment { state: Mutex<Journal>, jobs: Queue<u64>, fed: Event },
+    Files { state: Mutex, journal: File },
+}
+
 /// The state, held.
 struct Held<'a> {
-    guard: MutexDataGuard<'a, Journal>,
+    guard: Guard<'a>,
     state: State,
 }
 
-impl Shared {
-    fn open(place: &Path) -> Result<Self> {
-        let open = |name| File::options().read(true).append(true).create(true).open(place.join(name));
-        // In a space of this run's own.
-        let space = Space::builder("workers").root(place).open()?;
-        let state = State { next: 0, finished: 0, committed: 0, token: 0, begun: [NO_JOB; PLACES] };
-        Ok(Self {
-            state: space.mutex_with("state", Journal { current: 0, copies: [state; 2] })?,
-            jobs: space.queue("jobs", ROOM)?,
-            fed: space.event("fed")?,
-            results: open("results")?,
-            recoveries: open("recoveries")?,
-        })
+enum Guard<'a> {
+    Data(MutexDataGuard<'a, Journal>),
+    File(MutexGuard<'a>, &'a File, Journal),
+}
+
+impl Guard<'_> {
+    fn token(&self) -> u64 {
+        match self {
+            Self::Data(guard) => guard.token(),
+            Self::File(guard, ..) => guard.token(),
+        }
     }
 
-    /// The state, repaired first if its last owner died. What it had appended to `results` does not count, for it did not live to write the
-    /// state that says so.
-    fn state(&self) -> Result<Held<'_>> {
-        let mut told = None;
-        let guard = match self.state.lock()? {
-            Acquired::Clean(guard) => guard,
-            Acquired::Abandoned(guard) => {
-                self.results.set_len(guard.copies[guard.current as usize].committed)?;
-                told = Some(guard.abandoned().pid.unwrap_or(0));
-                guard.repaired()
+    fn journal(&self) -> &Journal {
+        match self {
+            Self::Data(guard) => guard,
+            Self::File(.., journal) => journal,
+        }
+    }
+}
+
+fn read(journal: &File) -> Result<Journal> {
+    let mut bytes = [0; size_of::<Journal>()];
+    journal.read_exact_at(&mut bytes, 0)?;
+    Ok(bytemuck::pod_read_unaligned(&bytes))
+}
+
+impl Shared {
+    fn open(place: &Path, made: Made) -> Result<Self> {
+        let open = |name| File::options().read(true).append(true).create(true).open(place.join(name));
+        // In a space of this run's own.
+        let space = Space::builder("workers").root(place);
+        let state = State { next: 0, finished: 0, committed: 0, token: 0, begun: [NO_JOB; PLACES] };
+        let empty = Journal { current: 0, copies: [state; 2] };
+        let board = match made {
+            Made::Segment => {
+                let space = space.open()?;
+                Board::Segment {
+                    state: space.mutex_with("state", empty)?,
+                    jobs: space.queue("jobs", ROOM)?,
+                    fed: space.event("fed")?,
+                }
+            }
+            Made::Files => {
+                let state = space.backend(Backend::Files).open()?.mutex("state")?;
+                let path = place.join("journal");
+                let journal = match File::options().read(true).write(true).create_new(true).open(&path) {
+                    // The parent's, before there are workers.
+                    Ok(new) => new.write_all_at(bytemuck::bytes_of(&empty), 0).map(|()| new)?,
+                    Err(_) => File::options().read(true).write(true).open(&path)?,
+                };
+                Board::Files { state, journal }
             }
         };
-        if let Some(pid) = told {
+        Ok(Self { board, results: open("results")?, recoveries: open("recoveries")? })
+    }
+
+    /// The state, repaired first if its last owner died.
+    fn state(&self) -> Result<Held<'_>> {
+        let (guard, dead) = match &self.board {
+            Board::Segment { state, .. } => match state.lock()? {
+                Acquired::Clean(guard) => (Guard::Data(guard), None),
+                Acquired::Abandoned(guard) => {
+                    self.repair(&guard)?;
+                    let pid = guard.abandoned().pid.unwrap_or(0);
+                    (Guard::Data(guard.repaired()), Some(pid))
+                }
+            },
+            Board::Files { state, journal } => {
+                let guard = state.lock()?;
+                let dead = guard.abandoned().map(|dead| dead.pid.unwrap_or(0));
+                let current = read(journal)?;
+                if dead.is_some() {
+                    self.repair(&current)?;
+                }
+                (Guard::File(guard, journal, current), dead)
+            }
+        };
+        if let Some(pid) = dead {
             let line = [u64::from(pid), monotonic(), guard.token()].map(u64::to_ne_bytes);
             (&self.recoveries).write_all(&line.concat())?;
         }
-        let state = guard.copies[guard.current as usize];
+        let journal = guard.journal();
+        let state = journal.copies[journal.current as usize];
         Ok(Held { guard, state })
+    }
+
+    /// What the dead owner had appended to `results` does not count, for it did not live to write the state that says so.
+    fn repair(&self, journal: &Journal) -> Result<()> {
+        Ok(self.results.set_len(journal.copies[journal.current as usize].committed)?)
     }
 
     /// Notes that `job` is begun in that place, unless somebody did who was killed before the job had left the queue.
@@ -175,22 +249,86 @@ impl Shared {
         held.commit()?;
         Ok(true)
     }
+
+    /// A job that nobody has begun, noted as begun in that place.
+    fn next_job(&self, place: usize, jobs: u64) -> Result<Option<u64>> {
+        let Board::Segment { jobs, fed, .. } = &self.board else {
+            let mut held = self.state()?;
+            let job = held.state.next;
+            if job == jobs {
+                return Ok(None);
+            }
+            held.state.next = job + 1;
+            held.state.begun[place] = job;
+            held.commit()?;
+            return Ok(Some(job));
+        };
+        loop {
+            // In this order: what is in the queue now is all there will be.
+            let is_fed = fed.is_set()?;
+            match jobs.try_pop_with(|job| self.note(place, *job).map(|is_ours| is_ours.then_some(*job))) {
+                Ok(noted) => match noted? {
+                    Some(job) => return Ok(Some(job)),
+                    None => continue,
+                },
+                Err(Error::QueueEmpty { .. }) if is_fed => return Ok(None),
+                Err(Error::QueueEmpty { .. }) => drop(fed.wait_for(Duration::from_millis(1))),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Puts jobs into the queue, as many as fit. How many were begun, at about this moment: what is seen without the lock decides nothing.
+    fn feed(&self, so_far: &mut u64, all: u64) -> Result<u64> {
+        match &self.board {
+            Board::Segment { jobs, fed, .. } => {
+                while *so_far < all && jobs.try_push(*so_far).is_ok() {
+                    *so_far += 1;
+                }
+                if *so_far == all && !fed.is_set()? {
+                    fed.set()?;
+                }
+                Ok(*so_far - u64::from(jobs.len()?).min(*so_far))
+            }
+            Board::Files { journal, .. } => {
+                let journal = read(journal)?;
+                Ok(journal.copies[journal.current as usize % 2].next.min(all))
+            }
+        }
+    }
+
+    fn holder(&self) -> Result<Option<Holder>> {
+        Ok(match &self.board {
+            Board::Segment { state, .. } => state.holder()?,
+            Board::Files { state, .. } => state.holder()?,
+        })
+    }
 }
 
 impl Held<'_> {
     /// Makes a change count.
     fn commit(mut self) -> Result<()> {
-        let (guard, state) = (&mut self.guard, &mut self.state);
+        let (token, state) = (self.guard.token(), &mut self.state);
         // Cannot happen with a lock that nobody takes from the living. It is what makes it safe if one could: leases, say.
-        if guard.token() < state.token {
-            return Err(format!("a later owner was here: {} < {}", guard.token(), state.token).into());
+        if token < state.token {
+            return Err(format!("a later owner was here: {token} < {}", state.token).into());
         }
-        state.token = guard.token();
-        let other = 1 - guard.current;
-        guard.copies[other as usize] = *state;
-        guard.save()?;
-        guard.current = other;
-        Ok(self.guard.unlock()?)
+        state.token = token;
+        let other = 1 - self.guard.journal().current;
+        match self.guard {
+            Guard::Data(mut guard) => {
+                guard.copies[other as usize] = *state;
+                guard.save()?;
+                guard.current = other;
+                Ok(guard.unlock()?)
+            }
+            Guard::File(guard, journal, _) => {
+                let copy = size_of::<u64>() + other as usize * size_of::<State>();
+                journal.write_all_at(bytemuck::bytes_of(state), copy as u64)?;
+                journal.write_all_at(&other.to_ne_bytes(), 0)?;
+                Ok(guard.unlock()?)
+            }
+        }
     }
 }
 
@@ -200,8 +338,8 @@ fn work(options: &Options, place: usize) -> Result<()> {
     let paths = fs::read_to_string("paths")?;
     let paths: Vec<&str> = paths.lines().collect();
     let rest = options.rest.unwrap_or_default();
-    let shared = Shared::open(&std::env::current_dir()?)?;
-    while let Some(job) = begin_job(&shared, place)? {
+    let shared = Shared::open(&std::env::current_dir()?, options.backend)?;
+    while let Some(job) = begin_job(&shared, place, paths.len() as u64)? {
         let line = format!("{job} {} {place}\n", hash(&options.directory.join(paths[job as usize])));
         std::thread::sleep(rest);
         finish_job(&shared, place, &line, rest / 10)?;
@@ -209,25 +347,13 @@ fn work(options: &Options, place: usize) -> Result<()> {
     Ok(())
 }
 
-fn begin_job(shared: &Shared, place: usize) -> Result<Option<u64>> {
+fn begin_job(shared: &Shared, place: usize, jobs: u64) -> Result<Option<u64>> {
     // Whoever had this place before was killed over that job.
     let begun = shared.state()?.state.begun[place];
     if begun != NO_JOB {
         return Ok(Some(begun));
     }
-    loop {
-        // In this order: what is in the queue now is all there will be.
-        let is_fed = shared.fed.is_set()?;
-        match shared.jobs.try_pop_with(|job| shared.note(place, *job).map(|is_ours| is_ours.then_some(*job))) {
-            Ok(noted) => match noted? {
-                Some(job) => return Ok(Some(job)),
-                None => continue,
-            },
-            Err(Error::QueueEmpty { .. }) if is_fed => return Ok(None),
-            Err(Error::QueueEmpty { .. }) => drop(shared.fed.wait_for(Duration::from_millis(1))),
-            Err(error) => return Err(error.into()),
-        }
-    }
+    shared.next_job(place, jobs)
 }
 
 fn finish_job(shared: &Shared, place: usize, line: &str, rest: Duration) -> Result<()> {
@@ -290,7 +416,7 @@ fn supervise(options: &Options) -> Result<bool> {
     });
 
     // The first who names them makes them.
-    let shared = Shared::open(scratch.path())?;
+    let shared = Shared::open(scratch.path(), options.backend)?;
     let first_token = shared.state()?.guard.token();
 
     let seed = options.seed.unwrap_or_else(monotonic);
@@ -360,14 +486,7 @@ fn run_workers(
         if interrupted.read_signal()?.is_some() {
             return Err("interrupted".into());
         }
-        while fed < jobs && shared.jobs.try_push(fed).is_ok() {
-            fed += 1;
-        }
-        if fed == jobs && !shared.fed.is_set()? {
-            shared.fed.set()?;
-        }
-        // Without the lock: what is shown may be out of date, and decides nothing.
-        let begun = fed - u64::from(shared.jobs.len()?).min(fed);
+        let begun = shared.feed(&mut fed, jobs)?;
         bar.set_position(begun);
         bar.set_message(format!("{} killed", tally.killed));
 
@@ -377,7 +496,7 @@ fn run_workers(
             begun_then = begun;
             next_kill = Instant::now() + pause.mul_f64(0.5 + random.next_below(1000) as f64 / 1000.0);
             let any = random.next_below(crew.0.len() as u64) as usize;
-            let holder = shared.state.holder()?.filter(|_| random.next_below(2) == 0);
+            let holder = shared.holder()?.filter(|_| random.next_below(2) == 0);
             let holds = |worker: &Option<Child>| match (&holder, worker) {
                 (Some(holder), Some(worker)) => worker.id() == holder.pid,
                 _ => false,
@@ -406,6 +525,9 @@ fn run_workers(
 fn start(options: &Options, rest: Duration, scratch: &Path, place: u16) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.current_dir(scratch).arg("--worker").arg(place.to_string());
+    if options.backend == Made::Files {
+        command.args(["--backend", "files"]);
+    }
     command.arg("--rest").arg(format!("{}ns", rest.as_nanos())).arg(fs::canonicalize(&options.directory)?);
     // SAFETY: what runs between fork and exec is one system call. A worker must not outlive the one who would miss it.
     unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };

@@ -23,6 +23,7 @@ fn role() {
         ("holder", holder),
         ("hammer", hammer),
         ("trier", trier),
+        ("reader", reader),
         ("forker", forker),
         ("filtered", filtered),
         ("counter", counter),
@@ -134,6 +135,52 @@ fn deleting_the_new_file_as_well_makes_no_second_holder() {
     old.kill();
     let guard = mutex.try_lock_for(Duration::from_secs(20)).unwrap();
     assert_eq!(guard.abandoned().and_then(|dead| dead.pid), Some(pid));
+}
+
+/// Readers leave no claim, and keep writers out all the same.
+#[test]
+fn whoever_reads_by_the_old_file_keeps_writers_out() {
+    let root = root();
+    let mut reader = start("reader", &[root.path().to_str().unwrap()]);
+    reader.expect("reads");
+    let space = space(root.path());
+    let lock = space.rwlock("r").unwrap();
+    for _ in 0..3 {
+        fs::remove_file(the_lock_file(root.path())).unwrap();
+        // Whoever else reads may.
+        match lock.try_read() {
+            Ok(guard) => drop(guard),
+            Err(Error::LockFileGone { .. }) => break,
+            Err(error) => panic!("{error}"),
+        }
+        for _ in 0..20 {
+            match lock.try_write() {
+                Err(Error::LockFileGone { .. }) => {}
+                other => panic!("a writer beside a reader: {other:?}"),
+            }
+        }
+        if fs::metadata(root.path().join("test/0.lock")).is_err() {
+            break;
+        }
+    }
+    reader.tell("release");
+    reader.expect("released");
+    reader.kill();
+    // It may not be seen that nobody has the old one any more, on a machine with many locks: when all have left, nobody has.
+    drop((lock, space));
+    let space = Space::builder("test").root(root.path()).open().unwrap();
+    drop(space.rwlock("r").unwrap().try_write_for(Duration::from_secs(20)).unwrap());
+}
+
+fn reader(arguments: &[String]) {
+    let space = space(&arguments[0]);
+    let lock = space.rwlock("r").unwrap();
+    let guard = lock.read().unwrap();
+    say("reads");
+    hear();
+    guard.unlock().unwrap();
+    say("released");
+    hear();
 }
 
 const ACQUIRERS: usize = 8;

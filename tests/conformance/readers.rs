@@ -33,11 +33,12 @@ pub fn a_writer_gets_in_among_readers_that_keep_coming(backend: Backend) {
     let lock = space.rwlock("r").unwrap();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..3 {
+        // So many that there is always one of them.
+        for _ in 0..6 {
             scope.spawn(|| {
                 while !is_over.load(SeqCst) {
                     let guard = lock.read().unwrap();
-                    std::thread::sleep(Duration::from_millis(2));
+                    std::thread::sleep(Duration::from_millis(4));
                     drop(guard);
                 }
             });

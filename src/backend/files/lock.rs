@@ -226,13 +226,14 @@ impl FileLock {
                     Err(error) => return Err(error),
                 }
             }
-            if mode == Mode::Exclusive && self.spec.kind == Kind::RwLock {
-                self.space.index.note_writer(place.entry, Monotonic::now().0 / 1_000_000)?;
-            }
             let pauses = waiting.get_or_insert_with(|| Pauses::new(deadline));
             let (goes_on, look) = pauses.pause();
             if !goes_on {
                 return Err(gone.unwrap_or_else(|| self.timed_out(pauses)));
+            }
+            // Whoever only tries holds nobody back.
+            if mode == Mode::Exclusive && self.spec.kind == Kind::RwLock {
+                self.space.index.note_writer(place.entry, Monotonic::now().0 / 1_000_000)?;
             }
             if look && self.space.index.is_removed() {
                 return Err(Error::Removed { path: self.space.path().into() });
