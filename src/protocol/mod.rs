@@ -10,10 +10,12 @@
 //! * [`bell`]: waiting for anything else than an owner word.
 //! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
 //! * [`barrier`]: members that meet. [`signal`]: what somebody announced to signal. [`ring`]: items in a queue.
+//! * [`claim`]: who holds a lock file alone, whatever is put in its place.
 //! * [`recovery`]: giving back a lock that a dead participant left, when nobody waits for it.
 
 pub(crate) mod barrier;
 pub(crate) mod bell;
+pub(crate) mod claim;
 pub(crate) mod mutex;
 pub(crate) mod recovery;
 pub(crate) mod ring;

@@ -14,13 +14,8 @@
 //! 1. Entries change under an exclusive `flock` of this file, except for what follows, and for tokens, which only grow, and are drawn under the
 //!    name's own lock where the words are not mapped.
 //! 2. An entry says which inode its lock file has, and the how many-th it is. Whoever locked another one does not hold the lock: it looks *after* it
-//!    locked.
-//! 3. Whoever holds a lock alone has its *claim*: a word with its PID and the number of the file that it locked, set by a compare-and-swap. It looks
-//!    once more *after* that whether its file is the name's. So whoever replaces a file, and whoever locks the new one, sees the claim of somebody
-//!    who holds the old one, or that one sees the new file.
-//! 4. A claim that was made on the same file is the caller's to take, who has that locked. One that was made on a file before is left alone unless
-//!    its owner is proven dead. It is taken back before the lock is released.
-//! 5. Readers have no claim. A read-write lock whose file was replaced has the inode before noted, and no writer gets in until it is proven
+//!    locked. Whoever holds it alone has a claim as well, which is the same for all files of a name: see [`claim`](crate::protocol::claim).
+//! 3. Readers have no claim. A read-write lock whose file was replaced has the inode before noted, and no writer gets in until it is proven
 //!    that nobody has that locked: by the kernel's list, if that could be read at once.
 //!
 //! If we die in the middle: an entry without a file is one whose file is not at its place; a file without an entry is overwritten by the next
@@ -35,6 +30,7 @@ use crate::os::clock::{Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId};
 use crate::os::lock_file::{self, LockFile, Mode, Sought};
 use crate::os::words::Words;
+use crate::protocol::claim::{self, Claim, Claimed, Entry};
 use crate::segment::files::{ENTRY_WORDS, FILE_NAME, FilesHeader, HEADER_WORDS, USED};
 use crate::segment::format::Kind;
 use crate::{Backend, Error, Result};
@@ -104,17 +100,6 @@ pub(crate) enum Standing {
     Replaced,
     /// The name is gone.
     Gone,
-}
-
-/// What came of claiming a lock.
-#[derive(Debug)]
-pub(crate) enum Claimed {
-    /// It is the caller's, by this claim.
-    Yes(u64),
-    /// The file is not the name's any more.
-    Replaced,
-    /// Somebody may hold it by a file before: why.
-    Not(String),
 }
 
 /// The open file.
@@ -357,49 +342,29 @@ impl Index {
         if meta as u32 == 0 || (meta >> 32) as u32 != place.generation {
             return Ok(Standing::Gone);
         }
-        // In this order: whoever replaces the file takes the inode away, counts, and then gives the new one.
-        let files = word(at::FILES)? as u32;
-        Ok(match file == FileId::new(word(at::DEVICE)?, word(at::INODE)?) {
-            true => Standing::Current(files),
-            false => Standing::Replaced,
-        })
+        let entry = EntryWords { index: self, entry: place.entry };
+        let is_there = file.device() == word(at::DEVICE)?;
+        let count = if is_there { claim::standing(&entry, file.inode())? } else { None };
+        Ok(count.map_or(Standing::Replaced, Standing::Current))
     }
 
-    /// Claims the lock for whoever has the current file of `place` locked alone (invariants 3 and 4).
-    pub(crate) fn claim(&self, place: Place, files: u32, me: &Me) -> Result<Claimed> {
-        if !self.is_mapped() {
-            return self.alone(|| self.claim_in_order(place, files, me));
-        }
-        self.claim_in_order(place, files, me)
+    /// Claims the lock for whoever has the current file of `place` locked alone.
+    pub(crate) fn claim(&self, place: Place, count: u32, me: &Me) -> Result<Claimed<String>> {
+        let entry = EntryWords { index: self, entry: place.entry };
+        let claim = || claim::claim(&entry, count, me.pid(), |seen| self.obstacle(place.entry, seen, me));
+        // Where the words are not mapped, one at a time.
+        if self.is_mapped() { claim() } else { self.alone(claim) }
     }
 
-    fn claim_in_order(&self, place: Place, files: u32, me: &Me) -> Result<Claimed> {
-        let claim = u64::from(files) << 32 | u64::from(me.pid());
-        let at = Self::word(place.entry, at::CLAIM);
-        let failed = |e| self.failed(e);
-        loop {
-            let seen = self.words.load_in_order(at).map_err(failed)?;
-            if let Some(why) = self.obstacle(place.entry, seen, files, me)? {
-                return Ok(Claimed::Not(why));
-            }
-            // SeqCst, as the load of the count below and the store of it in `make`: one of the two sees the other.
-            if self.words.compare_exchange(at, seen, claim).map_err(failed)? {
-                break;
-            }
-        }
-        if self.words.load_in_order(Self::word(place.entry, at::FILES)).map_err(failed)? as u32 == files {
-            return Ok(Claimed::Yes(claim));
-        }
-        self.words.compare_exchange(at, claim, 0).map_err(failed)?;
-        Ok(Claimed::Replaced)
+    /// Why whoever has the current file of `place` locked among readers may not read, if so.
+    pub(crate) fn beside(&self, place: Place, count: u32, me: &Me) -> Result<Option<String>> {
+        let entry = EntryWords { index: self, entry: place.entry };
+        claim::beside(&entry, count, |seen| self.obstacle(place.entry, seen, me))
     }
 
-    /// Why somebody who has the `files`-th file locked cannot have the lock all the same.
-    pub(crate) fn obstacle(&self, entry: u32, claim: u64, files: u32, me: &Me) -> Result<Option<String>> {
-        if claim == 0 || (claim >> 32) as u32 == files {
-            return Ok(None);
-        }
-        let pid = claim as u32;
+    /// Why a claim by another file is not to be replaced, if so.
+    fn obstacle(&self, entry: u32, claim: Claim, me: &Me) -> Result<Option<String>> {
+        let pid = claim.pid();
         let dead = self.record(entry).dead_owner(me).map_err(|e| self.failed(e))?;
         let Some(Dead { inode, passed_on, .. }) = dead.filter(|dead| dead.pid == pid) else {
             return Ok(Some(format!("process {pid} holds the lock by the one before, as far as can be told")));
@@ -417,16 +382,17 @@ impl Index {
         }
     }
 
-    pub(crate) fn claim_of(&self, entry: u32) -> Result<u64> {
-        self.words.load_in_order(Self::word(entry, at::CLAIM)).map_err(|e| self.failed(e))
+    pub(crate) fn claim_of(&self, entry: u32) -> Result<Claim> {
+        EntryWords { index: self, entry }.claim().map(Claim)
     }
 
     /// Takes a claim back. The caller still has the file locked.
-    pub(crate) fn unclaim(&self, entry: u32, claim: u64) -> bool {
-        self.words.compare_exchange(Self::word(entry, at::CLAIM), claim, 0).unwrap_or(false)
+    pub(crate) fn unclaim(&self, entry: u32, claim: Claim) {
+        // What cannot be written stays: whoever locks this file next replaces it.
+        let _ = claim::unclaim(&EntryWords { index: self, entry }, claim);
     }
 
-    /// Whether it is proven that no reader has the lock by the file before (invariant 5). The caller has the present one locked alone.
+    /// Whether it is proven that no reader has the lock by the file before (invariant 3). The caller has the present one locked alone.
     pub(crate) fn has_no_old_readers(&self, place: Place, files: u32) -> Result<bool> {
         let before = self.get(place.entry, at::BEFORE)?;
         if before == 0 {
@@ -504,17 +470,14 @@ impl Index {
         let failed = |e| Error::system("make", path, e);
         let file = LockFile::made_by(|| file::create_new(&new)).map_err(failed)?;
         file::share_as(file.file(), &self.path, self.mode).map_err(failed)?;
-        let put = |word, value| self.words.store_in_order(Self::word(entry, word), value).map_err(|e| self.failed(e));
-        let files = self.get(entry, at::FILES)?;
         // An inode that has its number again was nobody's in between.
         let is_another = inode != 0 && file.id() != FileId::new(self.get(entry, at::DEVICE)?, inode);
         if is_another && self.kind(entry)? == Kind::RwLock as u8 {
-            put(at::BEFORE, inode)?;
+            self.put(entry, at::BEFORE, inode)?;
         }
-        put(at::INODE, 0)?;
-        put(at::FILES, u64::from((files as u32).wrapping_add(1)))?;
-        put(at::DEVICE, file.id().device())?;
-        put(at::INODE, file.id().inode())?;
+        // The same for all of them, unless the space was moved to another device and back.
+        self.put(entry, at::DEVICE, file.id().device())?;
+        claim::replace(&EntryWords { index: self, entry }, file.id().inode())?;
         std::fs::rename(&new, path).map_err(failed)?;
         Ok(file)
     }
@@ -554,6 +517,51 @@ impl Index {
     /// When a writer last waited for readers.
     pub(crate) fn writer(&self, entry: u32) -> Result<u64> {
         self.get(entry, at::WRITER)
+    }
+}
+
+/// The words of an entry that say whose its lock file is.
+struct EntryWords<'a> {
+    index: &'a Index,
+    entry: u32,
+}
+
+impl EntryWords<'_> {
+    fn load(&self, word: usize) -> Result<u64> {
+        self.index.words.load_in_order(Index::word(self.entry, word)).map_err(|e| self.index.failed(e))
+    }
+
+    fn store(&self, word: usize, value: u64) -> Result<()> {
+        self.index.words.store_in_order(Index::word(self.entry, word), value).map_err(|e| self.index.failed(e))
+    }
+}
+
+impl Entry for EntryWords<'_> {
+    type Error = Error;
+
+    fn claim(&self) -> Result<u64> {
+        self.load(at::CLAIM)
+    }
+
+    fn swap_claim(&self, expected: u64, new: u64) -> Result<bool> {
+        let at = Index::word(self.entry, at::CLAIM);
+        self.index.words.compare_exchange(at, expected, new).map_err(|e| self.index.failed(e))
+    }
+
+    fn count(&self) -> Result<u32> {
+        self.load(at::FILES).map(|count| count as u32)
+    }
+
+    fn set_count(&self, count: u32) -> Result<()> {
+        self.store(at::FILES, count.into())
+    }
+
+    fn inode(&self) -> Result<u64> {
+        self.load(at::INODE)
+    }
+
+    fn set_inode(&self, inode: u64) -> Result<()> {
+        self.store(at::INODE, inode)
     }
 }
 

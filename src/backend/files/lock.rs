@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::FileSpace;
-use super::index::{Claimed, Place, Standing, readers_left};
+use super::index::{Place, Standing, readers_left};
 use super::inspect::Looking;
 use super::record::Record;
 use super::table::{Idle, Opened, idle_of, keep_held, take_held, with_held};
@@ -12,6 +12,7 @@ use crate::backend::lock::{Abandonment, Acquisition, Spec, Waited};
 use crate::backend::rwlock::Reading;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::lock_file::Mode;
+use crate::protocol::claim::Claimed;
 use crate::segment::format::Kind;
 use crate::segment::names;
 use crate::{Abandoned, Error, Holder, Result};
@@ -118,14 +119,11 @@ impl FileSpace {
     fn enter(&self, opened: &mut Opened, files: u32, mode: Mode) -> Result<Entered> {
         let place = opened.place;
         if mode == Mode::Shared {
-            let claim = self.index.claim_of(place.entry)?;
-            return Ok(match self.index.obstacle(place.entry, claim, files, &self.me())? {
-                Some(why) => Entered::Not(why),
-                None => Entered::Yes,
-            });
+            let obstacle = self.index.beside(place, files, &self.me())?;
+            return Ok(obstacle.map_or(Entered::Yes, Entered::Not));
         }
         match self.index.claim(place, files, &self.me())? {
-            Claimed::Yes(claim) => opened.claim = claim,
+            Claimed::Yes(claim) => opened.claim = Some(claim),
             Claimed::Replaced => return Ok(Entered::Replaced),
             Claimed::Not(why) => return Ok(Entered::Not(why)),
         }
@@ -157,15 +155,15 @@ impl FileSpace {
     /// Whether the lock is still held alone by that acquisition, if its file is still locked.
     pub(super) fn is_held(&self, opened: &Opened, token: u64) -> bool {
         let entry = opened.place.entry;
-        self.index.claim_of(entry).is_ok_and(|claim| claim == opened.claim)
+        self.index.claim_of(entry).is_ok_and(|claim| Some(claim) == opened.claim)
             && self.index.record(entry).is_held_as(token)
     }
 
     fn unlock_after(&self, mut opened: Box<Opened>, idle: &Idle, before: impl FnOnce()) -> bool {
-        let claim = std::mem::take(&mut opened.claim);
+        let claim = opened.claim.take();
         let unlocked = opened.file.unlock_after(|| {
             before();
-            if claim != 0 {
+            if let Some(claim) = claim {
                 self.index.unclaim(opened.place.entry, claim);
             }
         });

@@ -178,7 +178,7 @@ impl FileSpace {
     }
 
     fn open_anew(&self, place: Place) -> Result<Box<Opened>> {
-        Ok(Box::new(Opened { file: self.index.open(place)?, place, space: self.index.id, claim: 0 }))
+        Ok(Box::new(Opened { file: self.index.open(place)?, place, space: self.index.id, claim: None }))
     }
 
     /// Takes a name away, if nobody uses it.

@@ -9,6 +9,7 @@ use crate::Process;
 use crate::os::file::FileId;
 use crate::os::fork::Guarded;
 use crate::os::lock_file::{self, LockFile};
+use crate::protocol::claim::Claim;
 
 /// How many descriptions of one name's lock files are kept open for later.
 const IDLE: usize = 16;
@@ -20,7 +21,7 @@ pub(crate) struct Opened {
     pub(super) place: Place,
     pub(super) space: FileId,
     /// By which the lock is held alone, while it is.
-    pub(super) claim: u64,
+    pub(super) claim: Option<Claim>,
 }
 
 /// Descriptions of a name's lock files that nobody has locked. Clones are the same.

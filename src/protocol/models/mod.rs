@@ -15,6 +15,7 @@
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
 //! * [`seeded`]: bugs put in on purpose, each of which must be caught by one of these.
+//! * [`claim`]: a lock file that is replaced under its holder.
 //! * [`ring`]: items under a mutex.
 //! * [`semaphore`]: permits behind a gate, in the [`semaphore_world`]; [`semaphore_seeded`]: its bugs.
 //! * [`rwlock`]: readers and writers, in the [`rwlock_world`]; [`rwlock_seeded`]: their bugs.
@@ -31,6 +32,7 @@
 //! incarnations, leases, `SeqCst` operations as such, and the oracle, which is told what is so.
 
 mod bell;
+mod claim;
 mod deaths;
 mod machine;
 mod meet;
