@@ -90,6 +90,7 @@ impl LockFile {
         Ok(Self { file: ManuallyDrop::new(file), id, process, mark })
     }
 
+    #[inline]
     pub(crate) fn id(&self) -> FileId {
         self.id
     }
@@ -100,10 +101,12 @@ impl LockFile {
     }
 
     /// Whether this process opened it, and nobody closed it since.
+    #[inline]
     pub(crate) fn is_ours(&self) -> bool {
         self.is_of_this_process() && (self.is_at_mark() || self.is_same_file())
     }
 
+    #[inline]
     fn is_at_mark(&self) -> bool {
         (&*self.file).stream_position().is_ok_and(|position| position == self.mark)
     }
@@ -114,11 +117,13 @@ impl LockFile {
         fstat(&*self.file).is_ok_and(|stat| FileId::of(&stat) == self.id)
     }
 
+    #[inline]
     pub(crate) fn is_of_this_process(&self) -> bool {
         process().is_ok_and(|process| process == self.process)
     }
 
     /// Locks it if that is possible now.
+    #[inline]
     pub(crate) fn try_lock(&self, mode: Mode) -> io::Result<bool> {
         if !self.is_ours() {
             return Err(Errno::EBADF.into());
@@ -136,6 +141,7 @@ impl LockFile {
     }
 
     /// Unlocks it, for all who have this description, after `before`, unless it is not ours: in a forked child.
+    #[inline]
     pub(crate) fn unlock_after(&self, before: impl FnOnce()) -> bool {
         if !self.is_ours() {
             return false;
@@ -178,6 +184,7 @@ impl Drop for LockFile {
 }
 
 /// A number that this process has and none that it was forked from.
+#[inline]
 pub(crate) fn process() -> io::Result<u64> {
     static WORD: OnceLock<ForkWord> = OnceLock::new();
     // Copied by a fork, so a child goes on where its parent was.

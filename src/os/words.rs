@@ -44,10 +44,12 @@ impl Words {
         Ok(Self::Unmapped(Arc::new(KeptFile::new(file)?)))
     }
 
+    #[inline]
     pub(crate) fn is_mapped(&self) -> bool {
         matches!(self, Self::Mapped(_))
     }
 
+    #[inline]
     pub(crate) fn load(&self, at: usize) -> io::Result<u64> {
         match self {
             // Acquire: pairs with the Release of `store`.
@@ -56,6 +58,7 @@ impl Words {
         }
     }
 
+    #[inline]
     pub(crate) fn store(&self, at: usize, value: u64) -> io::Result<()> {
         match self {
             // Release: what was stored before. SeqCst would do nothing for it: who asks the kernel next is ordered by that.
@@ -64,6 +67,7 @@ impl Words {
         }
     }
 
+    #[inline]
     pub(crate) fn load_all<const N: usize>(&self, at: usize) -> io::Result<[u64; N]> {
         let mut words = [0; N];
         match self {
@@ -85,6 +89,7 @@ impl Words {
         Ok(words)
     }
 
+    #[inline]
     pub(crate) fn store_all(&self, at: usize, values: &[u64]) -> io::Result<()> {
         match self {
             Self::Mapped(table) => {
@@ -104,6 +109,7 @@ impl Words {
     }
 
     /// Adds to a word, and returns what it was. Unmapped, only for whoever keeps all others out.
+    #[inline]
     pub(crate) fn add(&self, at: usize, more: u64) -> io::Result<u64> {
         match self {
             Self::Mapped(table) => Ok(word(table, at)?.fetch_add(more, SeqCst)),
@@ -118,6 +124,7 @@ impl Words {
 
 impl Words {
     /// Sets a word to `new` if it is `expected`. Unmapped, only for whoever keeps all others out.
+    #[inline]
     pub(crate) fn compare_exchange(&self, at: usize, expected: u64, new: u64) -> io::Result<bool> {
         match self {
             Self::Mapped(table) => Ok(word(table, at)?.compare_exchange(expected, new, SeqCst, SeqCst).is_ok()),
@@ -127,6 +134,7 @@ impl Words {
     }
 
     /// A load that is in one order with all of its kind, and with `compare_exchange`.
+    #[inline]
     pub(crate) fn load_in_order(&self, at: usize) -> io::Result<u64> {
         match self {
             Self::Mapped(table) => Ok(word(table, at)?.load(SeqCst)),
@@ -135,6 +143,7 @@ impl Words {
     }
 
     /// A store, as [`load_in_order`](Self::load_in_order).
+    #[inline]
     pub(crate) fn store_in_order(&self, at: usize, value: u64) -> io::Result<()> {
         match self {
             Self::Mapped(table) => word(table, at).map(|word| word.store(value, SeqCst)),
@@ -147,6 +156,7 @@ fn open(file: &KeptFile) -> io::Result<BorrowedFd<'_>> {
     file.get().ok_or_else(|| nix::errno::Errno::EBADF.into())
 }
 
+#[inline]
 fn word(table: &Table<AtomicU64>, at: usize) -> io::Result<&AtomicU64> {
     table.get(at).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }

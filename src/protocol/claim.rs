@@ -22,6 +22,7 @@ use crate::sync::total_order;
 pub(crate) trait Entry {
     type Error;
 
+    #[inline]
     fn claim(&self) -> Result<u64, Self::Error>;
     /// Sets the claim to `new` if it is `expected`; whether it was.
     fn swap_claim(&self, expected: u64, new: u64) -> Result<bool, Self::Error>;
@@ -64,6 +65,7 @@ pub(crate) enum Claimed<Why> {
 }
 
 /// The how many-th file of the name the one with that inode is, if it is the present one: for whoever has it locked.
+#[inline]
 pub(crate) fn standing<E: Entry>(entry: &E, inode: u64) -> Result<Option<u32>, E::Error> {
     // In this order: see invariant 2.
     let count = entry.count()?;
@@ -72,6 +74,7 @@ pub(crate) fn standing<E: Entry>(entry: &E, inode: u64) -> Result<Option<u32>, E
 
 /// Claims the lock, for the process `pid`, which has the `count`-th file locked alone. `obstacle` says of a claim by another file why it cannot be
 /// replaced.
+#[inline]
 pub(crate) fn claim<E: Entry, Why>(
     entry: &E,
     count: u32,
@@ -99,6 +102,7 @@ pub(crate) fn claim<E: Entry, Why>(
 }
 
 /// Why somebody who has the `count`-th file locked among readers may not read, if so.
+#[inline]
 pub(crate) fn beside<E: Entry, Why>(
     entry: &E,
     count: u32,
@@ -110,6 +114,7 @@ pub(crate) fn beside<E: Entry, Why>(
 }
 
 /// Takes a claim back, before the file is unlocked.
+#[inline]
 pub(crate) fn unclaim<E: Entry>(entry: &E, claim: Claim) -> Result<(), E::Error> {
     entry.swap_claim(claim.0, 0).map(drop)
 }

@@ -144,6 +144,7 @@ impl Index {
         Ok(Self { space: space.into(), path, id, directory, capacity, mode, token_base, words })
     }
 
+    #[inline]
     pub(crate) fn record(&self, entry: u32) -> Record<'_> {
         Record { words: &self.words, at: Self::word(entry, at::RECORD) }
     }
@@ -156,10 +157,12 @@ impl Index {
         Error::system("use", &self.path, e)
     }
 
+    #[inline]
     fn word(entry: u32, word: usize) -> usize {
         HEADER_WORDS + entry as usize * ENTRY_WORDS + word
     }
 
+    #[inline]
     fn get(&self, entry: u32, word: usize) -> Result<u64> {
         self.words.load(Self::word(entry, word)).map_err(|e| self.failed(e))
     }
@@ -220,6 +223,7 @@ impl Index {
     }
 
     /// Whether the entry still is that name's.
+    #[inline]
     pub(crate) fn is_still(&self, place: Place) -> Result<bool> {
         let meta = self.get(place.entry, at::META)?;
         Ok(meta as u32 != 0 && (meta >> 32) as u32 == place.generation)
@@ -336,6 +340,7 @@ impl Index {
     }
 
     /// What a lock file is that somebody has locked: to be asked after locking it (invariant 2).
+    #[inline]
     pub(crate) fn standing(&self, place: Place, file: FileId) -> Result<Standing> {
         let word = |word| self.words.load_in_order(Self::word(place.entry, word)).map_err(|e| self.failed(e));
         let meta = word(at::META)?;
@@ -349,6 +354,7 @@ impl Index {
     }
 
     /// Claims the lock for whoever has the current file of `place` locked alone.
+    #[inline]
     pub(crate) fn claim(&self, place: Place, count: u32, me: &Me) -> Result<Claimed<String>> {
         let entry = EntryWords { index: self, entry: place.entry };
         let claim = || claim::claim(&entry, count, me.pid(), |seen| self.obstacle(place.entry, seen, me));
@@ -382,17 +388,20 @@ impl Index {
         }
     }
 
+    #[inline]
     pub(crate) fn claim_of(&self, entry: u32) -> Result<Claim> {
         EntryWords { index: self, entry }.claim().map(Claim)
     }
 
     /// Takes a claim back. The caller still has the file locked.
+    #[inline]
     pub(crate) fn unclaim(&self, entry: u32, claim: Claim) {
         // What cannot be written stays: whoever locks this file next replaces it.
         let _ = claim::unclaim(&EntryWords { index: self, entry }, claim);
     }
 
     /// Whether it is proven that no reader has the lock by the file before (invariant 3). The caller has the present one locked alone.
+    #[inline]
     pub(crate) fn has_no_old_readers(&self, place: Place, files: u32) -> Result<bool> {
         let before = self.get(place.entry, at::BEFORE)?;
         if before == 0 {
@@ -497,6 +506,7 @@ impl Index {
     }
 
     /// The next token of a name. Where the words are not mapped, only for whoever holds the name's lock.
+    #[inline]
     pub(crate) fn draw(&self, entry: u32) -> Result<u64> {
         self.words.add(Self::word(entry, at::TOKEN), 1).map(|last| last + 1).map_err(|e| self.failed(e))
     }
@@ -527,6 +537,7 @@ struct EntryWords<'a> {
 }
 
 impl EntryWords<'_> {
+    #[inline]
     fn load(&self, word: usize) -> Result<u64> {
         self.index.words.load_in_order(Index::word(self.entry, word)).map_err(|e| self.index.failed(e))
     }
@@ -539,15 +550,18 @@ impl EntryWords<'_> {
 impl Entry for EntryWords<'_> {
     type Error = Error;
 
+    #[inline]
     fn claim(&self) -> Result<u64> {
         self.load(at::CLAIM)
     }
 
+    #[inline]
     fn swap_claim(&self, expected: u64, new: u64) -> Result<bool> {
         let at = Index::word(self.entry, at::CLAIM);
         self.index.words.compare_exchange(at, expected, new).map_err(|e| self.index.failed(e))
     }
 
+    #[inline]
     fn count(&self) -> Result<u32> {
         self.load(at::FILES).map(|count| count as u32)
     }
@@ -556,6 +570,7 @@ impl Entry for EntryWords<'_> {
         self.store(at::FILES, count.into())
     }
 
+    #[inline]
     fn inode(&self) -> Result<u64> {
         self.load(at::INODE)
     }

@@ -108,10 +108,12 @@ impl FileSpace {
         &self.index.space
     }
 
+    #[inline]
     fn is_of_this_process(&self) -> bool {
         lock_file::process().is_ok_and(|process| process == self.process)
     }
 
+    #[inline]
     fn me(&self) -> Arc<Me> {
         if self.is_of_this_process() { self.me.clone() } else { table::me(self.index.id).0 }
     }
@@ -128,6 +130,7 @@ impl FileSpace {
     }
 
     /// Notes whose the lock is that this process just acquired.
+    #[inline]
     fn hold(&self, opened: &Opened, thread: u32, token: u64, dead: Option<&Abandoned>) -> Result<()> {
         let record = self.index.record(opened.place.entry);
         let note = |me: &Me, behalf: Option<&Process>| {
@@ -170,6 +173,7 @@ impl FileSpace {
     }
 
     /// A description of that lock file: one that is idle, or a new one.
+    #[inline]
     fn open_lock(&self, place: Place, idle: &Idle) -> Result<Box<Opened>> {
         match idle.take(place) {
             Some(opened) => Ok(opened),

@@ -109,18 +109,22 @@ pub(crate) enum Seen {
 }
 
 impl Record<'_> {
+    #[inline]
     fn load(&self, word: usize) -> io::Result<u64> {
         self.words.load(self.at + word)
     }
 
+    #[inline]
     fn store(&self, word: usize, value: u64) -> io::Result<()> {
         self.words.store(self.at + word, value)
     }
 
+    #[inline]
     fn store_all(&self, word: usize, values: &[u64]) -> io::Result<()> {
         self.words.store_all(self.at + word, values)
     }
 
+    #[inline]
     fn load_all<const N: usize>(&self) -> io::Result<[u64; N]> {
         self.words.load_all(self.at)
     }
@@ -130,6 +134,7 @@ impl Record<'_> {
     }
 
     /// Whoever died holding the lock that the caller has now, if it is to be told.
+    #[inline]
     pub(crate) fn dead(&self) -> io::Result<Option<Abandoned>> {
         if self.load(STATE)? & (HELD | DEAD) == 0 {
             return Ok(None);
@@ -139,6 +144,7 @@ impl Record<'_> {
     }
 
     /// Writes that the caller holds it, after having kept who died before.
+    #[inline]
     pub(crate) fn hold(
         &self,
         me: &Me,
@@ -162,6 +168,7 @@ impl Record<'_> {
     }
 
     /// Notes for whom the caller, who has the lock, holds it.
+    #[inline]
     pub(crate) fn set_behalf(&self, process: Option<&Process>) -> io::Result<()> {
         let mut words = [0; 1 + COMMAND_WORDS];
         if process.is_none() && self.load(BEHALF)? == 0 {
@@ -175,6 +182,7 @@ impl Record<'_> {
     }
 
     /// Takes that back; `told`: whoever comes next is told of the death that is noted.
+    #[inline]
     pub(crate) fn release(&self, token: u64, told: bool) -> io::Result<()> {
         self.store(STATE, token << 2 | if told { DEAD } else { 0 })
     }
@@ -188,6 +196,7 @@ impl Record<'_> {
     }
 
     /// Whether the record says that this acquisition holds it.
+    #[inline]
     pub(crate) fn is_held_as(&self, token: u64) -> bool {
         self.load(STATE).is_ok_and(|state| state == token << 2 | HELD)
     }

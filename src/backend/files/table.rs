@@ -32,6 +32,7 @@ pub(crate) struct Idle(Arc<Mutex<Vec<Box<Opened>>>>);
 
 impl Idle {
     /// One of that lock file.
+    #[inline]
     pub(super) fn take(&self, place: Place) -> Option<Box<Opened>> {
         let mut all = self.0.try_lock().ok()?;
         let at = all.iter().rposition(|opened| opened.place == place)?;
@@ -41,6 +42,7 @@ impl Idle {
         opened.file.is_of_this_process().then_some(opened)
     }
 
+    #[inline]
     pub(super) fn put(&self, opened: Box<Opened>) {
         let surplus = match self.0.try_lock() {
             Ok(mut all) => {
@@ -82,6 +84,7 @@ fn with_table<T>(act: impl FnOnce(&mut Table) -> T) -> T {
 }
 
 /// Keeps what is locked now, until [`take_held`]; the number of the acquisition.
+#[inline]
 pub(super) fn keep_held(opened: Box<Opened>) -> u32 {
     with_table(|table| match table.free.pop() {
         Some(slot) => {
@@ -96,6 +99,7 @@ pub(super) fn keep_held(opened: Box<Opened>) -> u32 {
 }
 
 /// What that acquisition has locked, if it is this process's.
+#[inline]
 pub(super) fn take_held(number: u32) -> Option<Box<Opened>> {
     let slot = number.checked_sub(1)?;
     with_table(|table| {
