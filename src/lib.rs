@@ -28,6 +28,8 @@
 //! [`Mutex`], [`RwLock`] and [`Semaphore`]; the first two also with a value that lives beside them ([`Space::mutex_with`]), and a [`Queue`]; and what is
 //! waited for otherwise: [`Once`], [`Event`], [`Latch`], [`Barrier`], [`Condvar`]. Each of their pages says what happens when somebody dies.
 //!
+//! They live in a mapped segment. Where that cannot serve, mutexes, read-write locks and semaphores are lock files: [`docs::lock_files`].
+//!
 //! # What it promises
 //!
 //! * **Exclusion**: at no instant do two live owners hold the same lock in ways that exclude each other, whatever dies, forks, stops or is reused around them.
@@ -118,6 +120,8 @@ pub mod docs {
     pub mod verification {}
     #[doc = include_str!("docs/performance.md")]
     pub mod performance {}
+    #[doc = include_str!("docs/lock_files.md")]
+    pub mod lock_files {}
     #[doc = include_str!("docs/tool.md")]
     pub mod tool {}
 }

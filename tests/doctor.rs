@@ -10,7 +10,7 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -662,4 +662,58 @@ fn a_space_that_is_full_of_the_living_is_69() {
     let report = Report::new(&place);
     report.expect("participants", "ok", "0 of 1 places");
     assert_eq!(report.all["summary"], ALL_IS_WELL);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The file system of a network: H49.
+
+/// A library that, loaded before the C library, makes every file system one of that type.
+fn pretended(place: &Place, kind: &str) -> Result<PathBuf, String> {
+    let (source, library) = (place.root.path().join("pretend.c"), place.root.path().join("pretend.so"));
+    let body = "{ int r = syscall(SYS_fstatfs, fd, b); if (!r) b->f_type = KIND; return r; }";
+    let text = format!(
+        "#define _GNU_SOURCE\n#include <sys/vfs.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n#define KIND {kind}\n\
+         int fstatfs(int fd, struct statfs *b) {body}\nint fstatfs64(int fd, struct statfs64 *b) {body}\n"
+    );
+    std::fs::write(&source, text).map_err(|e| e.to_string())?;
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output();
+    match built {
+        Ok(built) if built.status.success() => Ok(library),
+        Ok(built) => Err(format!("cc: {}", String::from_utf8_lossy(&built.stderr))),
+        Err(e) => Err(format!("cc: {e}")),
+    }
+}
+
+#[test]
+fn a_network_file_system_is_refused_unless_it_is_allowed_for_lock_files() {
+    let place = Place::new();
+    for (kind, name) in [("0x6969", "NFS"), ("0x65735546", "FUSE or VirtioFS"), ("0xFE534D42", "SMB2")] {
+        let library = or_skip!(pretended(&place, kind));
+        let there = |verb: &str, arguments: &[&str]| {
+            let mut command = place.command(verb, arguments);
+            command.env("LD_PRELOAD", &library);
+            output(&mut command)
+        };
+        for options in [&[][..], &["--backend", "segment"], &["--backend", "files"]] {
+            let ran = there("run", &[options, &["a", "--", "true"]].concat());
+            assert_eq!(ran.status.code(), Some(69), "{options:?}: {}", stderr(&ran));
+            assert!(stderr(&ran).contains(&format!("lies on {name}")), "{options:?}: {}", stderr(&ran));
+        }
+        let usage = there("run", &["--any-file-system", "a", "--", "true"]);
+        assert_eq!(usage.status.code(), Some(64), "{}", stderr(&usage));
+        let report = Report::of(&there("doctor", &["--json"]));
+        report.expect("file system", "unusable", name);
+        report.expect_failure("file system");
+        let allowed = ["--backend", "files", "--any-file-system"];
+        let report = Report::of(&there("doctor", &[&["--json"], &allowed[..]].concat()));
+        report.expect("file system", "ok", "allowed all the same");
+        report.expect_success();
+        // There, what is not mapped is not another machine's memory: two processes exclude each other.
+        let inner =
+            format!("{} run --path {} -n {} a -- true; echo $?", TOOL, place.space().display(), allowed.join(" "));
+        let ran = there("run", &[&allowed[..], &["a", "--", "sh", "-c", &inner]].concat());
+        assert_eq!(stdout(&ran), "75\n", "{}", stderr(&ran));
+        assert!(stderr(&ran).contains("waiting for it would never end"), "{}", stderr(&ran));
+        std::fs::remove_dir_all(place.space()).unwrap();
+    }
 }

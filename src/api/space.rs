@@ -295,7 +295,7 @@ impl Space {
     pub fn path(&self) -> &Path {
         match &self.backend {
             AnySpace::Segment(space) => space.segment().space(),
-            AnySpace::Files(space) => space.path(),
+            AnySpace::Files(space) => space.directory(),
         }
     }
 

@@ -36,7 +36,7 @@ impl AnySpace {
     pub(crate) fn segment(&self, what: &'static str) -> Result<&Arc<SharedSpace>> {
         match self {
             Self::Segment(space) => Ok(space),
-            Self::Files(space) => Err(unsupported(what, space.path())),
+            Self::Files(space) => Err(unsupported(what, space.directory())),
         }
     }
 }
@@ -123,7 +123,7 @@ impl<'a> Exclusive<'a> {
     pub(crate) fn segment(self, what: &'static str) -> Result<&'a SharedLock> {
         match self {
             Self::Segment(lock) => Ok(lock),
-            Self::Files(lock) => Err(unsupported(what, lock.space().path())),
+            Self::Files(lock) => Err(unsupported(what, lock.space().directory())),
         }
     }
 }
@@ -274,7 +274,7 @@ impl ReadWrite {
     pub(crate) fn segment(&self, what: &'static str) -> Result<&SharedRwLock> {
         match self {
             Self::Segment(lock) => Ok(lock),
-            Self::Files(lock) => Err(unsupported(what, lock.space().path())),
+            Self::Files(lock) => Err(unsupported(what, lock.space().directory())),
         }
     }
 

@@ -50,11 +50,11 @@ pub(crate) fn after_fork() {
 
 /// Closes the copies that a child got. To be called in the child, before [`after_fork`].
 pub(crate) fn in_forked_child() {
-    // SAFETY: these are async-signal-safe and given descriptors; the copies are this child's, and nothing in it uses them: a `LockFile` of its
-    // parent's is left alone.
     OPEN.with_held(|open| {
         for (descriptor, id) in open.drain(..) {
             let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();
+            // SAFETY: these are async-signal-safe, and given a descriptor and a buffer, which is read only after success. The copy is this child's,
+            // and nothing in it uses it: a `LockFile` of its parent's is left alone.
             unsafe {
                 if libc::fstat(descriptor, stat.as_mut_ptr()) == 0 && FileId::of(stat.assume_init_ref()) == id {
                     libc::close(descriptor);

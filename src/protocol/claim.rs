@@ -22,7 +22,6 @@ use crate::sync::total_order;
 pub(crate) trait Entry {
     type Error;
 
-    #[inline]
     fn claim(&self) -> Result<u64, Self::Error>;
     /// Sets the claim to `new` if it is `expected`; whether it was.
     fn swap_claim(&self, expected: u64, new: u64) -> Result<bool, Self::Error>;

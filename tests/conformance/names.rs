@@ -231,7 +231,8 @@ pub fn masked(arguments: &[String]) {
 pub fn a_damaged_space_is_refused_and_says_why(backend: Backend) {
     let root = root();
     let path = root.path().join("test").join(file_name(backend));
-    let damage: [(&str, &dyn Fn(&fs::File)); 4] = [
+    type Damage<'a> = (&'static str, &'a dyn Fn(&fs::File));
+    let damage: [Damage; 4] = [
         ("cut", &|file| file.set_len(100).unwrap()),
         ("empty", &|file| file.set_len(0).unwrap()),
         ("another file", &|file| file.write_all_at(b"#!/bin/sh\nexit 0", 0).unwrap()),

@@ -174,10 +174,11 @@ pub fn executor(arguments: &[String]) {
         // SAFETY: nothing. It makes std fork instead of spawning.
         unsafe { command.pre_exec(|| Ok(())) };
     }
-    let program = command.spawn().unwrap();
+    let mut program = command.spawn().unwrap();
     say(program.id());
     hear();
     guard.unlock().unwrap();
+    let _ = program.wait();
 }
 
 pub fn a_program_started_under_the_lock_keeps_nothing(backend: Backend) {

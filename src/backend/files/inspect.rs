@@ -1,6 +1,5 @@
 //! What is seen of a space of lock files: who holds what, who died. Only reads.
 
-use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::index::{Index, Named};
@@ -26,23 +25,17 @@ pub(crate) struct LockSeen {
 pub(crate) struct Looking {
     locks: KernelLocks,
     me: std::sync::Arc<Me>,
-    directory: Option<FileId>,
 }
 
 impl Looking {
-    pub(crate) fn of_space(space: &FileSpace) -> Result<Self> {
-        Ok(Self { me: space.me(), ..Self::at(space.path())? })
+    pub(crate) fn of_space(space: &FileSpace) -> Self {
+        Self { me: space.me(), ..Self::new() }
     }
 
-    fn at(space: &Path) -> Result<Self> {
+    fn new() -> Self {
         // Without the list a record is what there is.
         let locks = KernelLocks::read().unwrap_or_default();
-        Ok(Self { locks, me: Me::new().into(), directory: FileId::at(space).ok() })
-    }
-
-    /// Whether the kernel lists files by the numbers that we know them by: whoever is in the space has its directory locked.
-    fn knows_files(&self) -> bool {
-        self.directory.is_some_and(|directory| self.locks.of(directory).next().is_some())
+        Self { locks, me: Me::new().into() }
     }
 
     fn is_exclusive(&self, id: FileId) -> bool {
@@ -57,7 +50,7 @@ impl Looking {
         let locked = record.file(files[0]).map_err(|e| Error::system("read", &index.path, e))?;
         let seen = match record.look(&self.me).map_err(|e| Error::system("read", &index.path, e))? {
             // Whoever lives and lost its lock, by closing what it did not open, holds nothing.
-            Seen::Held(holder) if !holder.elsewhere && self.knows_files() && !self.is_exclusive(locked) => {
+            Seen::Held(holder) if !holder.elsewhere && !self.is_exclusive(locked) && index.is_listed_as_it_is() => {
                 // Unless it released it between the two looks, or it is a later one's.
                 let again = KernelLocks::read().unwrap_or_default();
                 let is_held = again.of(locked).any(|lock| lock.mode == Mode::Exclusive);
@@ -168,7 +161,7 @@ pub(crate) fn look(options: &Options) -> Result<Inspection> {
     let path = space.join(Made::Files.file_name());
     let file = file::open_to_read(&path).map_err(|e| unusable_file(&path, e))?;
     let index = Index::read_to_look_at(file, &space)?;
-    let looking = Looking::at(&space)?;
+    let looking = Looking::new();
     let mut locks = Vec::new();
     for named in index.names()? {
         locks.extend(looking.report(&index, named)?);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::FileSpace;
-use super::index::{Place, Standing, readers_left};
+use super::index::Place;
 use super::inspect::Looking;
+use super::ownership::{Standing, readers_left};
 use super::record::Record;
 use super::table::{Idle, Opened, idle_of, keep_held, take_held, with_held};
 use crate::backend::lock::{Abandonment, Acquisition, Spec, Waited};
@@ -102,7 +103,7 @@ impl FileSpace {
                     Err(error) => Some(error),
                 },
                 Standing::Replaced => None,
-                Standing::Gone => Some(Error::Removed { path: self.path().into() }),
+                Standing::Gone => Some(Error::Removed { path: self.directory().into() }),
             };
             self.unlock(opened, idle);
             match obstacle {
@@ -119,15 +120,15 @@ impl FileSpace {
     fn enter(&self, opened: &mut Opened, files: u32, mode: Mode) -> Result<Entered> {
         let place = opened.place;
         if mode == Mode::Shared {
-            let obstacle = self.index.beside(place, files, &self.me())?;
+            let obstacle = self.index.beside(place, files, opened.file.id(), &self.me())?;
             return Ok(obstacle.map_or(Entered::Yes, Entered::Not));
         }
-        match self.index.claim(place, files, &self.me())? {
+        match self.index.claim(place, files, opened.file.id(), &self.me())? {
             Claimed::Yes(claim) => opened.claim = Some(claim),
             Claimed::Replaced => return Ok(Entered::Replaced),
             Claimed::Not(why) => return Ok(Entered::Not(why)),
         }
-        match self.index.has_no_old_readers(place, files)? {
+        match self.index.has_no_old_readers(place, files, opened.file.id())? {
             true => Ok(Entered::Yes),
             false => Ok(Entered::Not(readers_left())),
         }
@@ -187,7 +188,7 @@ impl FileLock {
     pub(crate) fn new(space: &Arc<FileSpace>, spec: Spec) -> Result<Self> {
         names::check(&spec.name)?;
         if !matches!(spec.kind, Kind::Mutex | Kind::RwLock) {
-            return Err(super::unsupported(spec.kind.name(), space.path()));
+            return Err(super::unsupported(spec.kind.name(), space.directory()));
         }
         let place = space.look_up(&spec)?.place;
         Ok(Self { space: space.clone(), spec: Arc::new(spec), place, idle: idle_of(space.index.id, place.entry) })
@@ -234,7 +235,7 @@ impl FileLock {
                 self.space.index.note_writer(place.entry, Monotonic::now().0 / 1_000_000)?;
             }
             if look && self.space.index.is_removed() {
-                return Err(Error::Removed { path: self.space.path().into() });
+                return Err(Error::Removed { path: self.space.directory().into() });
             }
         }
     }
@@ -338,7 +339,7 @@ impl FileLock {
 
     /// Who holds it, as far as that can be told.
     pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
-        let seen = Looking::of_space(&self.space)?.look(&self.space.index, self.find()?.entry, self.spec.kind)?;
+        let seen = Looking::of_space(&self.space).look(&self.space.index, self.find()?.entry, self.spec.kind)?;
         Ok(seen.holders)
     }
 

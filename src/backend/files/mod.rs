@@ -1,14 +1,16 @@
 //! Locks in lock files, locked by `flock`: for where a mapped segment cannot serve.
 //!
-//! [`index`] is the space's own file, [`record`] what a lock file says of its holder, [`lock`] a named lock, [`semaphore`] one of several files.
+//! [`index`] is the space's own file, [`ownership`] whose the lock is, [`record`] what is written of its holder, [`lock`] a named lock, [`semaphore`] one of several
+//! files, [`table`] what this process has open, [`inspect`] what is seen from outside.
 //!
-//! The kernel says who holds a lock: whoever has the file's description locked. So the death of a holder needs no oracle. Each acquisition has a
-//! description of its own, which makes threads exclude each other as processes do. Those in use are kept in one table of the process, so that a
-//! forked child can close its copies before it does anything else: a lock goes with its holder, not with the holder's children.
+//! The kernel unlocks for the dead, so their death needs no oracle. Each acquisition has a description of its own, which makes threads exclude
+//! each other as processes do; a forked child closes its copies before it does anything else. Why there is more to it than that stands in
+//! `docs/lock_files.md`.
 
 pub(crate) mod index;
 pub(crate) mod inspect;
 pub(crate) mod lock;
+mod ownership;
 pub(crate) mod record;
 pub(crate) mod semaphore;
 mod table;
@@ -104,7 +106,7 @@ impl FileSpace {
         Ok(space)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.index.space
     }
 
@@ -188,7 +190,7 @@ impl FileSpace {
     /// Takes a name away, if nobody uses it.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         let Some(named) = self.index.find(name)? else {
-            return Err(Error::NoSuchName { name: name.into(), path: self.path().into() });
+            return Err(Error::NoSuchName { name: name.into(), path: self.directory().into() });
         };
         let idle = Idle::default();
         let mut locked = Vec::new();
@@ -202,7 +204,7 @@ impl FileSpace {
             }
             self.index.alone(|| match self.index.is_still(named.place)? {
                 true => self.index.unregister(&named),
-                false => Err(Error::NoSuchName { name: name.into(), path: self.path().into() }),
+                false => Err(Error::NoSuchName { name: name.into(), path: self.directory().into() }),
             })
         })();
         for opened in locked {

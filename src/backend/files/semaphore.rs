@@ -170,7 +170,7 @@ impl FileSemaphore {
                 break Err(gone.unwrap_or_else(|| self.timed_out(&pauses)));
             }
             if look && self.space.index.is_removed() {
-                break Err(Error::Removed { path: self.space.path().into() });
+                break Err(Error::Removed { path: self.space.directory().into() });
             }
         };
         if let Err(error) = outcome {
@@ -220,7 +220,7 @@ impl FileSemaphore {
     pub(crate) fn holders(&self) -> Result<Vec<Holder>> {
         let named = self.find()?;
         let mut holders = Vec::new();
-        let looking = Looking::of_space(&self.space)?;
+        let looking = Looking::of_space(&self.space);
         for part in 0..self.permits() {
             let place = self.space.index.part(&named, part)?;
             holders.extend(looking.look(&self.space.index, place.entry, Kind::Semaphore)?.holders);

@@ -28,6 +28,7 @@ pub(crate) struct Opened {
 ///
 /// Its lock is only tried, so that a child whose parent was forked in the middle just opens its own.
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::vec_box)] // They go in and out as they are.
 pub(crate) struct Idle(Arc<Mutex<Vec<Box<Opened>>>>);
 
 impl Idle {
