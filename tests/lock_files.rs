@@ -22,6 +22,7 @@ fn role() {
     act(&[
         ("holder", holder),
         ("hammer", hammer),
+        ("churner", churner),
         ("trier", trier),
         ("reader", reader),
         ("forker", forker),
@@ -331,6 +332,56 @@ fn a_deleter_in_a_loop_never_makes_two_holders() {
 fn a_deleter_in_a_loop_makes_two_holders_where_only_the_inode_is_checked() {
     let (acquisitions, doubles) = hammered(false, Duration::from_secs(5));
     assert!(doubles > 0, "{acquisitions} acquisitions and no harm");
+}
+
+/// Names are taken away while others use them: each is held by one at a time, and its tokens grow wherever it lives.
+#[test]
+fn names_that_come_and_go_are_held_once_and_their_tokens_grow() {
+    let root = root();
+    let board = File::create(root.path().join("board")).unwrap();
+    board.set_len(64).unwrap();
+    let churners: Vec<_> = (0..4).map(|_| start("churner", &[root.path().to_str().unwrap()])).collect();
+    let removed: u32 = churners.iter().map(|churner| churner.hear().parse::<u32>().unwrap()).sum();
+    assert!(removed > 10, "only {removed} names were removed: that shows nothing");
+}
+
+fn churner(arguments: &[String]) {
+    let root = Path::new(&arguments[0]);
+    let board = File::options().read(true).write(true).open(root.join("board")).unwrap();
+    let board = memmap2::MmapRaw::map_raw(&board).unwrap();
+    // SAFETY: the file is eight words long, and mapped as long as this process lives.
+    let word = |at: usize| unsafe { AtomicU64::from_ptr(board.as_mut_ptr().cast::<u64>().add(at)) };
+    let space = space(root);
+    let (mut random, mut removed) = (Random(std::process::id().into()), 0);
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        let number = random.draw() as usize % 3;
+        let name = format!("name-{number}");
+        if random.draw().is_multiple_of(8) {
+            match space.remove(&name) {
+                Ok(()) => removed += 1,
+                Err(Error::InUse { .. } | Error::NoSuchName { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            continue;
+        }
+        let (inside, last) = (word(number * 2), word(number * 2 + 1));
+        match space.mutex(&name).unwrap().try_lock_for(Duration::from_millis(100)) {
+            Ok(guard) => {
+                assert_eq!(inside.fetch_add(1, SeqCst), 0, "{name} is held twice");
+                let before = last.swap(guard.token(), SeqCst);
+                assert!(before < guard.token(), "{name}: {} after {before}", guard.token());
+                assert_eq!(guard.abandoned(), None);
+                work(random.draw() % 50_000);
+                inside.fetch_sub(1, SeqCst);
+                guard.unlock().unwrap();
+            }
+            Err(Error::TimedOut { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    say(removed);
+    hear();
 }
 
 /// H40: nobody goes by the age of a file.

@@ -128,7 +128,8 @@ impl Mutex {
     ///
     /// # Errors
     /// [`Error::Deadlock`] if this very thread holds it already; [`Error::Removed`] if the space's file is gone;
-    /// [`Error::Damaged`] if the lock names an owner that cannot be; [`Error::TokensExhausted`].
+    /// [`Error::Damaged`] if the lock names an owner that cannot be; [`Error::TokensExhausted`]; [`Error::LockFileGone`] with a deadline, if
+    /// somebody deleted the lock file under its holder.
     ///
     /// # If the owner died
     /// Waiting ends and the guard says so: see [`MutexGuard::abandoned`].

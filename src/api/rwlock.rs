@@ -452,6 +452,7 @@ impl<'a> RwLockReadGuard<'a> {
     /// # Errors
     /// [`Error::WouldBlock`] at once if somebody writes or wants to: they may wait for this reader, and of two who wait for each other none would
     /// ever go on. Then let go of this guard, and acquire the lock for writing; compare tokens to see whether somebody wrote in between.
+    /// [`Error::Unsupported`] of a lock file.
     ///
     /// ```
     /// # let root = tempfile::tempdir()?;
@@ -536,7 +537,8 @@ impl<'a> RwLockWriteGuard<'a> {
     /// forgotten, as when it releases.
     ///
     /// # Errors
-    /// [`Error::Lost`] in a forked child; [`Error::Damaged`] if readers cannot be counted. Then it is the writer still.
+    /// [`Error::Lost`] in a forked child; [`Error::Damaged`] if readers cannot be counted; [`Error::Unsupported`] of a lock file. Then it is the
+    /// writer still.
     pub fn downgrade(mut self) -> std::result::Result<RwLockReadGuard<'a>, Refused<Self>> {
         match self.hold.lock.downgrade(self.hold.acquisition) {
             Ok(reading) => {

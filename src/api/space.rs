@@ -114,7 +114,7 @@ impl Space {
     /// is acquired.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] if `permits` is not 1 to 65,536; [`Error::WrongCount`] if the semaphore was made with another number;
+    /// [`Error::InvalidOption`] if `permits` is not 1 to 65,536, or 1 to 1,024 in a space of lock files; [`Error::WrongCount`] if the semaphore was made with another number;
     /// [`Error::NoExtents`] if the space has no room for it, which says how large a space has to be; otherwise as
     /// [`mutex`](Self::mutex).
     ///
@@ -173,7 +173,7 @@ impl Space {
     ///
     /// # Errors
     /// As [`mutex`](Self::mutex); [`Error::WrongType`] if the name holds another type; [`Error::NoExtents`] if the space has no room for
-    /// it.
+    /// it; [`Error::Unsupported`] if it is made of lock files.
     pub fn mutex_with<T: Plain>(&self, name: &str, initial: T) -> Result<Mutex<T>> {
         let lock = Lock::new(&self.backend, with_data(name, Kind::MutexData, &initial))?;
         lock.exclusive().segment("mutex with data")?.check_type::<T>()?;
@@ -208,7 +208,7 @@ impl Space {
     /// A handle for something that is done once in this space, under this name.
     ///
     /// # Errors
-    /// As [`mutex`](Self::mutex).
+    /// As [`mutex`](Self::mutex); [`Error::Unsupported`] if the space is made of lock files.
     pub fn once(&self, name: &str) -> Result<Once> {
         Ok(Once::new(SharedOnce::new(self.backend.segment("once")?, name)?))
     }
@@ -216,7 +216,7 @@ impl Space {
     /// A handle for the event `name`, which stays set until it is reset.
     ///
     /// # Errors
-    /// As [`mutex`](Self::mutex).
+    /// As [`mutex`](Self::mutex); [`Error::Unsupported`] if the space is made of lock files.
     pub fn event(&self, name: &str) -> Result<Event> {
         Ok(Event::new(SharedEvent::new(self.backend.segment("event")?, name, Kind::Event)?))
     }
@@ -224,7 +224,7 @@ impl Space {
     /// A handle for the event `name`, of which one waiter takes each setting away.
     ///
     /// # Errors
-    /// As [`mutex`](Self::mutex).
+    /// As [`mutex`](Self::mutex); [`Error::Unsupported`] if the space is made of lock files.
     pub fn auto_event(&self, name: &str) -> Result<Event> {
         Ok(Event::new(SharedEvent::new(self.backend.segment("event")?, name, Kind::AutoEvent)?))
     }
@@ -233,7 +233,7 @@ impl Space {
     ///
     /// # Errors
     /// As [`mutex`](Self::mutex); [`Error::WrongCount`] if it was made for another count; [`Error::NoExtents`] if the space has no room for it
-    /// (16 bytes for each count).
+    /// (16 bytes for each count); [`Error::Unsupported`] if it is made of lock files.
     pub fn latch(&self, name: &str, count: u32) -> Result<Latch> {
         check_count("count", count)?;
         Ok(Latch::new(SharedLatch::new(self.backend.segment("latch")?, name, count)?))
@@ -251,7 +251,7 @@ impl Space {
     /// A handle for the condition variable `name`.
     ///
     /// # Errors
-    /// As [`mutex`](Self::mutex).
+    /// As [`mutex`](Self::mutex); [`Error::Unsupported`] if the space is made of lock files.
     pub fn condvar(&self, name: &str) -> Result<Condvar> {
         Ok(Condvar::new(SharedCondvar::new(self.backend.segment("condition variable")?, name)?))
     }

@@ -78,6 +78,10 @@ fn alone(
         return Err(cannot("somebody else moved it just now".into()));
     }
     let seen = inspect::look(options)?;
+    // A forked child whose parent left may be in a segment without having the directory locked.
+    if let Some(them) = seen.participants.iter().find(|them| !them.dead) {
+        return Err(cannot(format!("{} is in it; end it first", them.process)));
+    }
     if let Some(why) = seen.locks.iter().find_map(|lock| obstacle(lock, to)) {
         return Err(cannot(why));
     }

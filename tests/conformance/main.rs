@@ -73,6 +73,7 @@ on_both! {
     processes:
         a_child_holds_and_releases_nothing_of_its_parents
         a_child_that_outlives_its_parent_keeps_nothing
+        a_child_stays_in_the_space_when_its_parent_leaves
         a_program_started_under_the_lock_keeps_nothing
         a_program_that_the_lock_is_passed_on_to_keeps_it
         whoever_closes_all_descriptors_holds_the_lock_or_knows_that_it_does_not

@@ -123,6 +123,18 @@ pub fn forker(arguments: &[String]) {
             assert!(guard.token() > token + 1);
             joins(other);
         }
+        "leaves" => {
+            let (read, write) = nix::unistd::pipe().unwrap();
+            let child = child(|| {
+                let _guard = mutex.lock().unwrap();
+                nix::unistd::write(&write, &[1]).unwrap();
+                stay();
+            });
+            nix::unistd::read(&read, &mut [0]).unwrap();
+            drop((mutex, lock, semaphore, space));
+            say(child);
+            hear();
+        }
         other => panic!("{other}?"),
     }
     say("content");
@@ -145,6 +157,21 @@ pub fn a_child_holds_and_releases_nothing_of_its_parents(backend: Backend) {
 pub fn a_child_and_its_parent_exclude_each_other(backend: Backend) {
     let root = root();
     start_as("forker", root.path(), backend, "excludes").expect("content");
+}
+
+/// A space is moved while nobody is in it, and removed names are forgotten: whoever is left has to count.
+pub fn a_child_stays_in_the_space_when_its_parent_leaves(backend: Backend) {
+    let root = root();
+    let parent = start_as("forker", root.path(), backend, "leaves");
+    let child = Orphan::of(&parent);
+    let builder = || hostlock::Space::builder("test").root(root.path());
+    let other = if backend == Backend::Files { Backend::Segment } else { Backend::Files };
+    match builder().move_to(other) {
+        Err(Error::CannotMove { why, .. }) => assert!(why.contains("in it"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    let space = builder().open().unwrap();
+    assert_eq!(holder_pid(&space.mutex("a").unwrap()), child[0].0.as_raw() as u32);
 }
 
 /// H16: the descriptor that leaked into a child.

@@ -4,7 +4,8 @@ use super::{Area::Machine, Draft, Finding, Need, Place, Verdict, found, of, refu
 use crate::os::probe::{self, Proc, Scratch, Tried};
 
 const NO_SPACE: &str = "no space can be used";
-const NO_SEGMENT: &str = "no space can be used that is a segment; whoever creates one makes lock files";
+const NO_SEGMENT: &str = "no space can be used that is a segment";
+const LOCK_FILES: &str = "create one of lock files: Backend::Files, or --backend files";
 const FILTER: &str = "let the container's filter (seccomp) or policy allow it";
 const NOT_USED: &str = "nothing in this version stands on it";
 
@@ -18,7 +19,7 @@ pub(super) fn findings(place: &Place) -> Vec<Finding> {
         of(Machine, name, tried, works).need(Need::Essential, NO_SPACE).advice_if_missing(FILTER)
     };
     let of_segments = |name, tried, works: &str| {
-        of(Machine, name, tried, works).need(place.for_a_segment(), NO_SEGMENT).advice_if_missing(FILTER)
+        of(Machine, name, tried, works).need(place.for_a_segment(), NO_SEGMENT).advice(LOCK_FILES)
     };
     let mut drafts = vec![
         kernel(),

@@ -64,7 +64,7 @@ pub(super) fn findings(place: &Place, options: &Options) -> Vec<Finding> {
         )
         .need(
             place.for_files(Need::Helpful),
-            "a lock file that somebody deletes is not made anew before the space is: asking for it is an error",
+            "a read-write lock whose file somebody deletes while others read is an error for writers until nobody is in the space",
         ),
     );
     match place.root.starts_with(SHM) {

@@ -239,7 +239,9 @@ impl Index {
         self.words.store_all(Self::word(entry, at::NAME), &words).map_err(|e| self.failed(e))?;
         self.put(entry, at::COUNT, u64::from(first) << 32 | u64::from(count))?;
         // Larger than every token of a space that was here before, and of a name that was here before: an acquisition takes longer than a nanosecond.
-        let last = self.get(entry, at::TOKEN)?.max(self.token_base).max(wall_clock_nanos());
+        // And than every token of this space, whatever the clock says.
+        let floor = self.token_base.max(wall_clock_nanos());
+        let last = (0..self.used()?).try_fold(floor, |last, it| Result::Ok(last.max(self.get(it, at::TOKEN)?)))?;
         self.put(entry, at::TOKEN, last)?;
         let used = self.used()?.max(entry + 1).max(first + parts);
         self.words.store(USED, u64::from(used)).map_err(|e| self.failed(e))?;
@@ -266,9 +268,15 @@ impl Index {
 
     /// So many entries in a row that are nobody's, without that one.
     fn free_run_but(&self, count: u32, but: u32) -> Result<Option<u32>> {
+        // A permit that is no semaphore's is what somebody left who was killed in the middle.
+        let semaphores: Vec<Named> = self.names()?.into_iter().filter(|it| it.kind == Kind::Semaphore as u8).collect();
+        let is_used =
+            |entry: u32| semaphores.iter().any(|it| (it.first..it.first.saturating_add(it.count)).contains(&entry));
         let mut length = 0;
         for entry in 0..self.capacity {
-            let is_free = entry != but && self.get(entry, at::META)? as u32 == 0;
+            let meta = self.get(entry, at::META)?;
+            let is_nobodys = meta as u32 == 0 || (meta as u8 == PERMIT && !is_used(entry));
+            let is_free = entry != but && is_nobodys;
             length = if is_free { length + 1 } else { 0 };
             if length == count {
                 return Ok(Some(entry + 1 - count));
@@ -291,7 +299,8 @@ impl Index {
     /// Takes the name's entries from it. The caller has the exclusive lock, and the locks of all its files.
     pub(crate) fn unregister(&self, named: &Named) -> Result<()> {
         let parts = if named.kind == Kind::Semaphore as u8 { named.count } else { 0 };
-        for entry in (named.first..named.first + parts).chain([named.place.entry]) {
+        // The name first: what is left of it, if we are killed, is nobody's.
+        for entry in [named.place.entry].into_iter().chain(named.first..named.first + parts) {
             let generation = (self.get(entry, at::META)? >> 32) as u32;
             self.put(entry, at::META, u64::from(generation) << 32)?;
             self.forget_file(entry)?;

@@ -81,9 +81,9 @@ pub(super) struct Locked {
 }
 
 impl FileSpace {
-    /// Locks the file if it is free now, and the name's.
+    /// Locks the file if it is free now, and the name's. Not if the name was just taken away.
     pub(super) fn try_lock(&self, place: Place, mode: Mode, idle: &Idle) -> Result<Option<Locked>> {
-        let mut opened = self.open_lock(place, idle)?;
+        let Some(mut opened) = self.open_lock(place, idle)? else { return Ok(None) };
         // Each time round another one was put in its place.
         for _ in 0..100 {
             let locked = opened.file.try_lock(mode);
@@ -103,13 +103,16 @@ impl FileSpace {
                     Err(error) => Some(error),
                 },
                 Standing::Replaced => None,
-                Standing::Gone => Some(Error::Removed { path: self.directory().into() }),
+                Standing::Gone => None,
             };
             self.unlock(opened, idle);
-            match obstacle {
-                Some(error) => return Err(error),
-                // The present one is not among those that are kept.
-                None => opened = self.open_anew(place)?,
+            if let Some(error) = obstacle {
+                return Err(error);
+            }
+            // The present one is not among those that are kept.
+            match self.open_anew(place)? {
+                Some(another) => opened = another,
+                None => return Ok(None),
             }
         }
         let why = "somebody replaces it all the time".into();

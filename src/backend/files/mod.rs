@@ -19,15 +19,17 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use fs2::FileExt;
 
 use crate::backend::inspect::kind as kind_of;
 use crate::backend::lock::Spec;
+use crate::os::clock::Monotonic;
 use crate::os::file::{self, KeptFile};
 use crate::os::fork::Guarded;
 use crate::os::identity;
-use crate::os::lock_file::{self, Mode};
+use crate::os::lock_file::{self, LockFile, Mode};
 use crate::report::Usage;
 use crate::segment::files::FilesHeader;
 use crate::segment::format::Kind;
@@ -36,6 +38,9 @@ use crate::{Abandoned, Error, LockKind, Process, Result};
 use index::{Index, Named, Place};
 use record::Me;
 use table::{Idle, Opened};
+
+/// How long a forked child waits for whoever has the space alone for a moment.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 static SPACES: Guarded<Vec<Weak<FileSpace>>> = Guarded::new(Vec::new());
 
@@ -174,17 +179,39 @@ impl FileSpace {
         Ok(self.index.find(name)?.map(|named| (kind_of(named.kind), named.count)))
     }
 
-    /// A description of that lock file: one that is idle, or a new one.
+    /// A description of that lock file: one that is idle, or a new one. `None`: the name is gone.
     #[inline]
-    fn open_lock(&self, place: Place, idle: &Idle) -> Result<Box<Opened>> {
+    fn open_lock(&self, place: Place, idle: &Idle) -> Result<Option<Box<Opened>>> {
         match idle.take(place) {
-            Some(opened) => Ok(opened),
+            Some(opened) => Ok(Some(opened)),
             None => self.open_anew(place),
         }
     }
 
-    fn open_anew(&self, place: Place) -> Result<Box<Opened>> {
-        Ok(Box::new(Opened { file: self.index.open(place)?, place, space: self.index.id, claim: None }))
+    fn open_anew(&self, place: Place) -> Result<Option<Box<Opened>>> {
+        if !self.is_of_this_process() && !table::has_joined(self.index.id) {
+            self.join_as_a_child()?;
+        }
+        let file = self.index.open(place)?;
+        Ok(file.map(|file| Box::new(Opened { file, place, space: self.index.id, claim: None })))
+    }
+
+    fn join_as_a_child(&self) -> Result<()> {
+        let failed = |e| Error::system("lock", self.directory(), e);
+        let directory = LockFile::made_by(|| file::open_directory(self.directory())).map_err(failed)?;
+        if self.index.is_removed() || self.directory.id() != directory.id() {
+            return Err(Error::Removed { path: self.directory().into() });
+        }
+        // Somebody who comes in has it alone for a moment.
+        let end = Monotonic::now().saturating_add(PATIENCE);
+        while !directory.try_lock(Mode::Shared).map_err(failed)? {
+            if Monotonic::now() > end {
+                return Err(Error::Removed { path: self.directory().into() });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        table::note_joined(self.index.id, directory);
+        Ok(())
     }
 
     /// Takes a name away, if nobody uses it.

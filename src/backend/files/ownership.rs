@@ -117,21 +117,21 @@ impl Index {
         Ok(())
     }
 
-    /// Opens the lock file of an entry, making it anew if it is not at its place.
-    pub(crate) fn open(&self, place: Place) -> Result<LockFile> {
+    /// Opens the lock file of an entry, making it anew if it is not at its place. `None`: the name is gone.
+    pub(crate) fn open(&self, place: Place) -> Result<Option<LockFile>> {
         let path = self.lock_path(place.entry);
         let is_it = |file: &LockFile| self.standing(place, file.id()).map(|it| matches!(it, Standing::Current(_)));
         match LockFile::open(&path) {
-            Ok(file) if is_it(&file)? => return Ok(file),
+            Ok(file) if is_it(&file)? => return Ok(Some(file)),
             // What keeps us from opening it says nothing of what it is.
             Err(e) if !is_something_else(&e) => return Err(Error::system("open", &path, e)),
             _ => {}
         }
         self.alone(|| match LockFile::open(&path) {
-            Ok(file) if is_it(&file)? => Ok(file),
+            Ok(file) if is_it(&file)? => Ok(Some(file)),
             Err(e) if !is_something_else(&e) => Err(Error::system("open", &path, e)),
-            _ if !self.is_still(place)? => Err(Error::Removed { path: self.space.clone() }),
-            _ => self.make(place.entry, &path),
+            _ if !self.is_still(place)? => Ok(None),
+            _ => self.make(place.entry, &path).map(Some),
         })
     }
 

@@ -68,6 +68,8 @@ struct Table {
     me: Option<(u64, Arc<Me>)>,
     /// For whom it holds its locks, by the space.
     behalf: HashMap<FileId, Process>,
+    /// By which a forked child is in a space: its parent unlocks its own when it leaves.
+    joined: HashMap<FileId, LockFile>,
 }
 
 static TABLE: Guarded<Option<Table>> = Guarded::new(None);
@@ -133,11 +135,11 @@ pub(super) fn idle_of(space: FileId, entry: u32) -> Idle {
 
 /// Closes all that is kept for that space.
 pub(super) fn close_idle(space: FileId) {
-    let idle: Vec<Idle> = with_table(|table| {
+    let (idle, joined): (Vec<Idle>, _) = with_table(|table| {
         let keys: Vec<_> = table.idle.keys().filter(|key| key.0 == space).copied().collect();
-        keys.iter().filter_map(|key| table.idle.remove(key)).collect()
+        (keys.iter().filter_map(|key| table.idle.remove(key)).collect(), table.joined.remove(&space))
     });
-    drop(idle);
+    drop((idle, joined));
 }
 
 /// This process, and for whom it acts in that space.
@@ -156,6 +158,16 @@ pub(super) fn me(space: FileId) -> (Arc<Me>, Option<Process>) {
             }
         }
     })
+}
+
+/// Whether this process, which is a forked child, is in that space by a description of its own.
+pub(super) fn has_joined(space: FileId) -> bool {
+    with_table(|table| table.joined.get(&space).is_some_and(LockFile::is_of_this_process))
+}
+
+pub(super) fn note_joined(space: FileId, directory: LockFile) {
+    let before = with_table(|table| table.joined.insert(space, directory));
+    drop(before);
 }
 
 pub(super) fn set_behalf(space: FileId, process: Process) {

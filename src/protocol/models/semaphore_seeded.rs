@@ -295,7 +295,10 @@ fn run(bug: Bug, mode: Mode, bound: usize) {
     explore("seeded, semaphore, both want both", mode, bound, move || turns(algorithm, 2, &[2, 2]));
     explore("seeded, semaphore, both and one", mode, bound, move || turns(algorithm, 2, &[2, 1]));
     explore("seeded, semaphore, cleaned up", mode, bound, move || cleaned_up_beside(algorithm));
-    explore("seeded, semaphore, three for one", mode, bound.min(2), move || turns(algorithm, 1, &[1, 1, 1]));
+    // Where it is quick; nothing was ever caught here that was not caught before.
+    if let Mode::Rmw = mode {
+        explore("seeded, semaphore, three for one", mode, 2, move || turns(algorithm, 1, &[1, 1, 1]));
+    }
 }
 
 /// Those in which somebody dies at any point.
