@@ -54,13 +54,13 @@ impl<L: AsExclusive> Hold<L> {
         if self.abandoned.is_some() {
             return self.release_told();
         }
-        self.lock.exclusive().release(self.acquisition)
+        self.lock.release(self.acquisition)
     }
 
     /// Releases a lock that was taken over, and cleans up after its owner then: the next one should not wait for that.
     #[cold]
     fn release_told(&mut self) -> bool {
-        let released = self.lock.exclusive().release(self.acquisition);
+        let released = self.lock.release(self.acquisition);
         self.bury(released);
         released
     }

@@ -51,12 +51,20 @@ pub(crate) enum Exclusive<'a> {
 /// What has such a lock in it.
 pub(crate) trait AsExclusive {
     fn exclusive(&self) -> Exclusive<'_>;
+
+    /// Ends an acquisition. (By way of [`exclusive`](Self::exclusive) it is ten instructions more: there the compiler picks an address first.)
+    fn release(&self, acquisition: Acquisition) -> bool;
 }
 
 impl<T: AsExclusive> AsExclusive for &T {
     #[inline(always)]
     fn exclusive(&self) -> Exclusive<'_> {
         T::exclusive(self)
+    }
+
+    #[inline(always)]
+    fn release(&self, acquisition: Acquisition) -> bool {
+        T::release(self, acquisition)
     }
 }
 
@@ -80,14 +88,6 @@ impl<'a> Exclusive<'a> {
         match self {
             Self::Segment(lock) => lock.is_held(acquisition),
             Self::Files(lock) => lock.is_held(acquisition),
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn release(self, acquisition: Acquisition) -> bool {
-        match self {
-            Self::Segment(lock) => lock.release(acquisition),
-            Self::Files(lock) => lock.release(acquisition),
         }
     }
 
@@ -143,6 +143,14 @@ impl AsExclusive for Lock {
             Self::Files(lock) => Exclusive::Files(lock),
         }
     }
+
+    #[inline(always)]
+    fn release(&self, acquisition: Acquisition) -> bool {
+        match self {
+            Self::Segment(lock) => lock.release(acquisition),
+            Self::Files(lock) => lock.release(acquisition),
+        }
+    }
 }
 
 impl Lock {
@@ -193,6 +201,14 @@ impl AsExclusive for ReadWrite {
         match self {
             Self::Segment(lock) => Exclusive::Segment(lock.lock()),
             Self::Files(lock) => Exclusive::Files(lock),
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self, acquisition: Acquisition) -> bool {
+        match self {
+            Self::Segment(lock) => lock.lock().release(acquisition),
+            Self::Files(lock) => lock.release(acquisition),
         }
     }
 }

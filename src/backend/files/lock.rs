@@ -249,6 +249,8 @@ impl FileLock {
     }
 
     /// Acquires the lock alone, waiting until `deadline`.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn acquire(&self, thread: u32, deadline: Deadline) -> Result<Waited> {
         // Asked once, by whoever has to wait.
         let mut was_asked = thread == 0;
@@ -288,10 +290,14 @@ impl FileLock {
         (holder.thread == Some(crate::os::fork::kernel_thread(thread))).then_some(holder.token)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn token(&self, acquisition: Acquisition) -> u64 {
         acquisition.token_of_file()
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn is_held(&self, acquisition: Acquisition) -> bool {
         with_held(acquisition.entry(), |held| {
             held.file.is_ours() && self.space.is_held(held, acquisition.token_of_file())
@@ -300,23 +306,31 @@ impl FileLock {
     }
 
     /// Ends an acquisition; `false` if it is another process's, or was lost.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
         self.space.end(acquisition.entry(), acquisition.token_of_file(), None, &self.idle)
     }
 
     /// Ends an acquisition as our death would.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
         let token = acquisition.token_of_file();
         let dead = Record::as_dead(&self.space.me(), token);
         self.space.end(acquisition.entry(), token, Some(&dead), &self.idle)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn stamp(&self, acquisition: Acquisition) {
         // Every acquisition notes the time; this one anew.
         with_held(acquisition.entry(), |held| self.space.index.record(held.place.entry).stamp().is_ok());
     }
 
     /// Acquires the lock among readers.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn read(&self, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
         let may = |waiting: Option<&Pauses>| {
             let writer = self.space.index.writer(self.place.entry)?;
@@ -327,15 +341,21 @@ impl FileLock {
         Ok((Reading::of_file(keep_held(opened)), dead.map(Box::new)))
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
         take_held(reading.number()).is_some_and(|opened| self.space.unlock(opened, &self.idle))
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn is_reading(&self, reading: Reading) -> bool {
         with_held(reading.number(), |held| held.file.is_ours()).unwrap_or(false)
     }
 
     /// Of the last write.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn token_of(&self, _: Reading) -> u64 {
         self.space.index.last_token(self.place.entry).unwrap_or(0)
     }

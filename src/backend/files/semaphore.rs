@@ -125,6 +125,8 @@ impl FileSemaphore {
     }
 
     /// Acquires so many permits, all or none, waiting until `deadline`.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn acquire(&self, count: u32, deadline: Deadline) -> Result<(Permit, Option<Box<More>>)> {
         if !(1..=self.permits()).contains(&count) {
             return Err(Error::InvalidOption {
@@ -191,19 +193,27 @@ impl FileSemaphore {
         Error::TimedOut { name: self.spec.name.clone(), holder: holder.map(Box::new), waited: pauses.waited() }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn token(&self, permit: Permit) -> u64 {
         permit.token_of_file()
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn is_held(&self, permit: Permit) -> bool {
         let is_held = |held: &Opened| held.file.is_ours() && self.space.is_held(held, permit.token_of_file());
         with_held(permit.number(), is_held).unwrap_or(false)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn release(&self, permit: Permit) -> bool {
         self.end(permit, None)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn abandon(&self, permit: Permit) -> bool {
         self.end(permit, Some(&Record::as_dead(&self.space.me(), permit.token_of_file())))
     }
@@ -212,6 +222,8 @@ impl FileSemaphore {
         self.space.end(permit.number(), permit.token_of_file(), dead, &self.idle)
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn stamp(&self, permit: Permit) {
         with_held(permit.number(), |held| self.space.index.record(held.place.entry).stamp().is_ok());
     }

@@ -191,7 +191,9 @@ fn semaphore_never_gives_out_more_than_there_are_and_loses_no_wake_up() {
     if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_some() {
         explore("semaphore, three for one", Mode::Plain, 1, || turns(Real, 1, &[1, 1, 1]));
     } else {
-        println!("SKIPPED: semaphore, three for one (Plain): a minute, in which no bug was ever caught; set LOOM_MAX_PREEMPTIONS for it");
+        println!(
+            "SKIPPED: semaphore, three for one (Plain): a minute, in which no bug was ever caught; set LOOM_MAX_PREEMPTIONS for it"
+        );
     }
 }
 
