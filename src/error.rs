@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::holder::{Abandoned, Holder, Seconds};
+use crate::holder::{Abandoned, Holder, Seconds, Waits};
 
 /// What can go wrong. Every variant names the lock or the path it is about.
 #[derive(Debug, thiserror::Error)]
@@ -31,19 +31,27 @@ pub enum Error {
         waited: Duration,
     },
 
-    /// The calling thread holds the lock already, so it would wait for itself for ever.
-    #[error(
-        "this thread already holds lock \"{name}\" (token {token}) and would wait for itself; \
-         drop its guard first"
-    )]
+    /// The wait was ended by another thread of this process: see [`CancelToken`](crate::CancelToken). Nothing of it is left behind.
+    #[error("waiting for \"{name}\" was cancelled")]
+    Cancelled {
+        /// What was waited for.
+        name: Arc<str>,
+    },
+
+    /// The calling thread would wait for itself for ever: it holds the lock already, or others that wait for what it holds do. Of those in a cycle one gets this,
+    /// whoever began to wait last, and is to let go of what it holds; the others go on waiting, for that.
+    #[error("{}", circle(name, *token, cycle))]
     Deadlock {
         /// The lock.
         name: Arc<str>,
-        /// The token it holds it with.
+        /// The token with which it is held, by this thread or the next one in the cycle.
         token: u64,
+        /// Who waits for whom, beginning with the calling thread: each for the next one, and the last one for the first. Empty if this thread itself holds
+        /// the lock.
+        cycle: Box<[Waits]>,
     },
 
-    /// The acquisition that is to be released is not the lock's any more: this process was forked from the one that holds it,
+    /// The acquisition that is to be released is not the lock's any more: its lease ran out, this process was forked from the one that holds it,
     /// or was taken for dead.
     #[error(
         "lock \"{name}\" is no longer held with token {token} by this process; \
@@ -54,6 +62,19 @@ pub enum Error {
         name: Arc<str>,
         /// The token it was held with.
         token: u64,
+    },
+
+    /// Somebody was here with a larger token: this one is of an acquisition that is over. Whatever it was for must not be done.
+    #[error(
+        "{fence} refuses token {token}: {newest} was here before, so that acquisition is over; stop, and acquire anew"
+    )]
+    Fenced {
+        /// The fence's name, or its file.
+        fence: Arc<str>,
+        /// The token that was refused.
+        token: u64,
+        /// The largest that was let in.
+        newest: u64,
     },
 
     /// All tokens of the name are used: 2⁴⁸ acquisitions, five months at 20 million a second.
@@ -382,6 +403,19 @@ fn held(name: &str, holder: &Option<Box<Holder>>) -> String {
     }
 }
 
+fn circle(name: &str, token: u64, cycle: &[Waits]) -> String {
+    if cycle.is_empty() {
+        return format!(
+            "this thread already holds lock \"{name}\" (token {token}) and would wait for itself; drop its guard first"
+        );
+    }
+    let links: Vec<_> = cycle.iter().map(Waits::to_string).collect();
+    format!(
+        "waiting for lock \"{name}\" would never end: {}, held by the first; let go of what this thread holds, and try again",
+        links.join(", held by ")
+    )
+}
+
 fn who(holder: &Option<Box<Holder>>) -> String {
     match holder {
         Some(holder) => holder.to_string(),
@@ -430,6 +464,7 @@ mod tests {
                 held: Held::For(Duration::from_secs(12)),
                 elsewhere: false,
                 readers: 0,
+                lease: None,
                 on_behalf_of: None,
             })),
             waited: Duration::from_secs(5),

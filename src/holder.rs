@@ -23,6 +23,8 @@ pub struct Holder {
     /// How many readers it has of a read-write lock; 0 for everything else than reading. Of a reader, [`token`](Self::token) is that of the
     /// last write.
     pub readers: u32,
+    /// If it holds it with a lease: how long that still runs, unless it is renewed. Zero: it has run out, and whoever waits takes the lock over.
+    pub lease: Option<Duration>,
     /// The process for which it holds its locks, if it said so ([`Space::act_on_behalf_of`](crate::Space::act_on_behalf_of)): the command that
     /// `hostlock run` runs.
     pub on_behalf_of: Option<Process>,
@@ -36,6 +38,27 @@ pub struct Process {
     pub pid: u32,
     /// The name of the program that runs there, at most 32 bytes.
     pub command: String,
+}
+
+/// A thread that waits for a lock, in a cycle of those who wait for each other: see [`Error::Deadlock`](crate::Error::Deadlock).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waits {
+    /// Its process.
+    pub process: Process,
+    /// The kernel's id of the thread.
+    pub thread: u32,
+    /// What it waits for; held by the next one in the cycle, or by its process.
+    pub lock: String,
+    /// The process lives in another PID namespace.
+    pub elsewhere: bool,
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elsewhere = if self.elsewhere { " of another PID namespace" } else { "" };
+        write!(f, "{} thread {}{elsewhere} waits for \"{}\"", self.process, self.thread, self.lock)
+    }
 }
 
 impl fmt::Display for Process {
@@ -83,6 +106,11 @@ impl fmt::Display for Holder {
             Held::For(span) => write!(f, " for {}", Seconds(span)),
             Held::AtLeast(span) => write!(f, " for at least {}", Seconds(span)),
             Held::Unknown => Ok(()),
+        }?;
+        match self.lease {
+            Some(Duration::ZERO) => write!(f, ", its lease ran out"),
+            Some(left) => write!(f, ", its lease runs {} more", Seconds(left)),
+            None => Ok(()),
         }
     }
 }
@@ -104,16 +132,30 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// An owner that died holding the lock. Whatever the lock guards may be half changed.
+/// An owner that died holding the lock, or lost its lease. Whatever the lock guards may be half changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Abandoned {
-    /// The token of the acquisition that its owner's death ended.
+    /// The token of the acquisition that ended so.
     pub token: u64,
-    /// The dead process, as its own PID namespace numbered it; `None` if its death was cleaned up so that this got lost.
+    /// The process, as its own PID namespace numbered it; `None` if its death was cleaned up so that this got lost.
     pub pid: Option<u32>,
     /// The name of the program that ran there, at most 32 bytes; empty if not known.
     pub command: String,
+    /// It did not die, as far as anybody knows: its lease ran out. It may go on, stopped or slow as it was, and only the resource can tell, by its
+    /// smaller token ([`Fence`](crate::Fence)).
+    pub lease_lost: bool,
+}
+
+impl Abandoned {
+    /// Beside a PID in a note: that process did not die, it lost its lease. No PID has this bit (`PID_MAX_LIMIT` is 2²²).
+    pub(crate) const LEASE_LOST: u32 = 1 << 31;
+
+    /// `noted`: the PID as it stands in notes; 0: not known.
+    pub(crate) fn noted(token: u64, noted: u32, command: String) -> Self {
+        let pid = noted & !Self::LEASE_LOST;
+        Self { token, pid: (pid != 0).then_some(pid), command, lease_lost: noted & Self::LEASE_LOST != 0 }
+    }
 }
 
 impl fmt::Display for Abandoned {
@@ -125,7 +167,10 @@ impl fmt::Display for Abandoned {
         if !self.command.is_empty() {
             write!(f, " ({})", self.command)?;
         }
-        write!(f, " died holding it with token {}", self.token)
+        match self.lease_lost {
+            true => write!(f, " lost its lease of it with token {}", self.token),
+            false => write!(f, " died holding it with token {}", self.token),
+        }
     }
 }
 
@@ -143,6 +188,7 @@ mod tests {
             held: Held::AtLeast(Duration::from_millis(3200)),
             elsewhere: false,
             readers: 0,
+            lease: None,
             on_behalf_of: None,
         };
         assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for at least 3.2 s");
@@ -153,6 +199,10 @@ mod tests {
             holder.to_string(),
             "pid 4711 (rsync) on behalf of pid 4713 (sh) of another PID namespace with token 42 for 75 s"
         );
+        holder = Holder { on_behalf_of: None, elsewhere: false, lease: Some(Duration::from_millis(2500)), ..holder };
+        assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for 75 s, its lease runs 2.5 s more");
+        holder.lease = Some(Duration::ZERO);
+        assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for 75 s, its lease ran out");
     }
 
     #[test]

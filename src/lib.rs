@@ -28,6 +28,10 @@
 //! [`Mutex`], [`RwLock`] and [`Semaphore`]; the first two also with a value that lives beside them ([`Space::mutex_with`]), and a [`Queue`]; and what is
 //! waited for otherwise: [`Once`], [`Event`], [`Latch`], [`Barrier`], [`Condvar`]. Each of their pages says what happens when somebody dies.
 //!
+//! With time: a [`Lease`] ends an acquisition also while its owner lives; a [`Fence`] refuses what comes late because of that; an [`Election`] has one leader at a time.
+//! [`lock_all`] acquires several, a [`ReentrantMutex`] can be acquired again, a [`CancelToken`] ends waits. Those who wait for each other are told
+//! ([`Error::Deadlock`]).
+//!
 //! They live in a mapped segment. Where that cannot serve, mutexes, read-write locks and semaphores are lock files: [`docs::lock_files`].
 //!
 //! # What it promises
@@ -89,8 +93,11 @@ pub use api::diagnosis;
 #[cfg(not(all(test, hostlock_loom)))]
 pub use {
     api::{AbandonedGuard, Acquired, NoData, Plain, Queue, WritesData},
+    api::{AllGuard, Wanted, WantedGuard, lock_all, try_lock_all, try_lock_all_for},
     api::{Barrier, BarrierMember, BarrierWait, Condvar, WaitTimeoutResult},
+    api::{CancelToken, Election, Leadership, ReentrantMutex, ReentrantMutexGuard},
     api::{Event, EventSetter, Latch, LatchParty, Once, OnceState},
+    api::{Fence, FenceGuard, Lease, LeaseGuard},
     api::{Mutex, MutexGuard, OwnedMutexGuard, Space, SpaceBuilder},
     api::{MutexDataGuard, OwnedMutexDataGuard},
     api::{OwnedRwLockReadDataGuard, OwnedRwLockWriteDataGuard, RwLockReadDataGuard, RwLockWriteDataGuard},
@@ -99,7 +106,7 @@ pub use {
         RwLockWriteGuard, Semaphore, SemaphorePermit,
     },
     error::{Error, Result},
-    holder::{Abandoned, Held, Holder, Process},
+    holder::{Abandoned, Held, Holder, Process, Waits},
     report::{Backend, Inspection, LockKind, LockReport, ParticipantReport, Permits, Usage, WaiterReport},
 };
 

@@ -129,6 +129,8 @@ pub enum LockKind {
     Once,
     /// A queue.
     Queue,
+    /// A [`Fence`](crate::Fence).
+    Fence,
     /// A mutex with the data it guards.
     MutexData,
     /// A read-write lock with the data it guards.
@@ -149,6 +151,7 @@ impl fmt::Display for LockKind {
             Self::Latch => "latch",
             Self::Once => "once",
             Self::Queue => "queue",
+            Self::Fence => "fence",
             Self::MutexData => "mutex-data",
             Self::RwLockData => "rwlock-data",
             Self::Unknown => "unknown",

@@ -176,6 +176,12 @@ mod imp {
                 }
 
                 #[allow(dead_code)]
+                pub(crate) fn fetch_or(&self, value: $int, order: Ordering) -> $int {
+                    step();
+                    self.0.fetch_or(value, order)
+                }
+
+                #[allow(dead_code)]
                 pub(crate) fn fetch_add(&self, value: $int, order: Ordering) -> $int {
                     step();
                     self.0.fetch_add(value, order)

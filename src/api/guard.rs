@@ -78,6 +78,12 @@ impl<L: AsExclusive> Hold<L> {
         self.end(released)
     }
 
+    pub(super) fn unlock_fair(mut self) -> Result<()> {
+        let released = self.lock.exclusive().release_fair(self.acquisition);
+        self.bury(released);
+        self.end(released)
+    }
+
     pub(super) fn abandon(mut self) -> Result<()> {
         let abandoned = self.lock.exclusive().abandon(self.acquisition);
         self.bury(abandoned);
@@ -120,7 +126,7 @@ impl<L: AsExclusive> Hold<L> {
     pub(super) fn give_up(&mut self) {
         let acquisition = std::mem::replace(&mut self.acquisition, Acquisition::ENDED);
         if self.lock.exclusive().is_held(acquisition) {
-            self.lock.exclusive().give_up(acquisition);
+            self.lock.exclusive().give_up(acquisition, self.abandoned.as_deref());
         }
         self.bury(true);
     }
@@ -175,6 +181,16 @@ macro_rules! guard {
             /// [`Error::Lost`] if it was not: then it was released by nobody's doing here, or this is a forked child.
             pub fn unlock(self) -> Result<()> {
                 self.hold.unlock()
+            }
+
+            /// Releases the lock so that whoever waits for it is before whoever just comes: by dropping, it goes to who is fastest, which is
+            /// cheaper, and whoever waited for more than a millisecond is let in first anyway. In a space of lock files, where nobody
+            /// queues, it is [`unlock`](Self::unlock).
+            ///
+            /// # Errors
+            /// [`Error::Lost`], as for [`unlock`](Self::unlock).
+            pub fn unlock_fair(self) -> Result<()> {
+                self.hold.unlock_fair()
             }
 
             /// Ends the acquisition as the death of this process would: the lock is free, and the next owner is told

@@ -20,12 +20,18 @@ use crate::{Error, Holder, Result};
 /// # When the owner dies
 /// However the process that holds the lock ends (`kill -9`, `exec`, a crash, an exit that runs no destructors), the next one gets
 /// the lock, with a larger token, and is told by [`MutexGuard::abandoned`]. A process that is merely stopped, or
-/// hung, keeps it: nobody takes a lock from the living. A *thread* that ends without dropping its guard (`mem::forget`) keeps the
-/// lock for its process.
+/// hung, keeps it: nobody takes a lock from the living, unless it was acquired [with a lease](Mutex::lock_with_lease). A *thread* that ends without dropping its guard
+/// (`mem::forget`) keeps the lock for its process.
 ///
 /// # Fairness
 /// Whoever comes first when the lock is free gets it. Sleepers are woken in the order in which they went to sleep, but one who does
-/// not sleep may be faster.
+/// not sleep may be faster; until one of them has waited for a millisecond: then the next release leaves the lock to those who wait. With
+/// [`unlock_fair`](MutexGuard::unlock_fair) a release does so in any case.
+///
+/// # Deadlocks
+/// Processes and threads that wait for each other in a circle, for mutexes, read-write locks or permits, are found some 10 ms after the last of them began to wait; that one gets
+/// [`Error::Deadlock`], which names all of them, and keeps what it holds: it is for it to let go. Left out are, in processes that have a thread to spare, readers,
+/// permits and guards that can be sent: which thread would let them go is not known.
 ///
 /// # Cost
 /// Uncontended, two atomic compare-and-swaps: no system call, no clock, no allocation.
@@ -60,6 +66,10 @@ impl<T> Clone for Mutex<T> {
 impl<T> Mutex<T> {
     pub(crate) fn new(lock: Lock) -> Self {
         Self(lock, PhantomData)
+    }
+
+    pub(super) fn backend(&self) -> &Lock {
+        &self.0
     }
 
     /// The lock's name.
@@ -127,7 +137,7 @@ impl Mutex {
     /// Acquires the lock, waiting for as long as it takes.
     ///
     /// # Errors
-    /// [`Error::Deadlock`] if this very thread holds it already; [`Error::Removed`] if the space's file is gone;
+    /// [`Error::Deadlock`] if this very thread holds it already, or waits in a circle ([Deadlocks](#deadlocks)); [`Error::Removed`] if the space's file is gone;
     /// [`Error::Damaged`] if the lock names an owner that cannot be; [`Error::TokensExhausted`]; [`Error::LockFileGone`] with a deadline, if
     /// somebody deleted the lock file under its holder.
     ///
@@ -177,7 +187,7 @@ impl Mutex {
 
     /// As [`lock`](Self::lock), with a guard that can be kept and sent to another thread.
     ///
-    /// Such an acquisition belongs to no thread: one that waits for itself with it hangs instead of getting an error.
+    /// Such an acquisition belongs to no thread. One that waits for itself with it is found only if all threads of the process wait ([Deadlocks](Mutex#deadlocks)), and hangs otherwise.
     pub fn lock_owned(&self) -> Result<OwnedMutexGuard> {
         self.acquire_owned(Deadline::Never)
     }

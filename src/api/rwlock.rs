@@ -110,6 +110,10 @@ impl<T> RwLock<T> {
         Self(lock, PhantomData)
     }
 
+    pub(super) fn backend(&self) -> &ReadWrite {
+        &self.0
+    }
+
     /// The lock's name.
     pub fn name(&self) -> &str {
         self.0.name()
@@ -185,7 +189,7 @@ impl RwLock {
     /// Acquires the lock for reading, waiting for as long as it takes.
     ///
     /// # Errors
-    /// [`Error::Deadlock`] if this very thread writes; [`Error::NoExtents`] if the space has no room to count another process's readers;
+    /// [`Error::Deadlock`] if this very thread writes, or waits in a circle ([Deadlocks](crate::Mutex#deadlocks)); [`Error::NoExtents`] if the space has no room to count another process's readers;
     /// [`Error::Removed`] if the space's file is gone; [`Error::Damaged`] if the lock says what cannot be; [`Error::TokensExhausted`].
     #[inline(always)]
     pub fn read(&self) -> Result<RwLockReadGuard<'_>> {
@@ -281,7 +285,8 @@ impl RwLock {
 
     /// As [`write`](Self::write), with a guard that can be kept and sent to another thread.
     ///
-    /// Such an acquisition belongs to no thread: one that waits for itself with it hangs instead of getting an error.
+    /// Such an acquisition belongs to no thread. One that waits for itself with it is found only if all threads of the process wait
+    /// ([Deadlocks](crate::Mutex#deadlocks)), and hangs otherwise.
     pub fn write_owned(&self) -> Result<OwnedRwLockWriteGuard> {
         self.acquire_write_owned(Deadline::Never)
     }

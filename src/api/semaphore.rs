@@ -18,12 +18,14 @@ use crate::{Abandoned, Error, Holder, Result};
 ///
 /// # When an owner dies
 /// However a process that holds permits ends, exactly its permits come back, and nobody else's. Of each of them the next owner
-/// is told, by [`SemaphorePermit::abandoned`]. A process that is merely stopped, or hung, keeps what it has.
+/// is told, by [`SemaphorePermit::abandoned`]. A process that is merely stopped, or hung, keeps what it has, unless it asked for permits that
+/// [expire](Semaphore::acquire_with_lease).
 ///
 /// # Fairness
 /// Whoever comes first when a permit is free gets it, until somebody has to wait: then all others queue behind the one that waited
 /// longest, which gets each permit that comes free until it has all that it asked for. So `acquire_many` is not starved by those who want
-/// one, and two of them never wait for each other's permits. A thread that waits for permits which it holds itself waits for ever, and a process
+/// one, and two of them never wait for each other's permits. Who waits for permits that it holds itself is found, as others who wait in a circle, if all threads of
+/// its process wait ([Deadlocks](crate::Mutex#deadlocks)), and waits for ever otherwise. A process
 /// that is stopped while its turn to wait has come keeps those behind it waiting, as one that holds a lock would.
 ///
 /// # Cost
@@ -53,6 +55,10 @@ impl Semaphore {
 
     pub(crate) fn new(semaphore: Permits) -> Self {
         Self(semaphore)
+    }
+
+    pub(super) fn backend(&self) -> &Permits {
+        &self.0
     }
 
     /// The semaphore's name.
@@ -245,7 +251,7 @@ fn now() -> Deadline {
 
 /// What a wait of no length says is that it would have had to wait.
 #[cold]
-fn would_block(error: Error) -> Error {
+pub(super) fn would_block(error: Error) -> Error {
     match error {
         Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
         error => error,

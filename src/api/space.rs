@@ -101,6 +101,10 @@ impl Space {
         }
     }
 
+    pub(super) fn backend_space(&self) -> &AnySpace {
+        &self.backend
+    }
+
     /// A handle for the mutex `name` of this space, which is created if nobody named it before. No lock is acquired.
     ///
     /// # Errors

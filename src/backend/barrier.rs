@@ -141,7 +141,7 @@ impl SharedBarrier {
         let word = seats.get(seat).map(Seat::look);
         let by = match word {
             Some(word) => self.lock.who_died(entry, word, None),
-            None => crate::Abandoned { token: 0, pid: None, command: String::new() },
+            None => crate::Abandoned::noted(0, 0, String::new()),
         };
         Error::Broken { name: self.lock.spec.name.clone(), phase: phase.number(), by: Box::new(by) }
     }

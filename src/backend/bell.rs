@@ -54,7 +54,7 @@ impl SharedLock {
         deadline: Deadline,
     ) -> Result<Wait<'_>> {
         let (slot, incarnation) = self.space.member()?;
-        let waiting = Waiting { slot, incarnation, thread, started, deadline };
+        let waiting = Waiting { slot, incarnation, thread, started, deadline, own: 0 };
         Ok(Wait::new(&self.space, Target::Bell(place), waiting))
     }
 
@@ -78,8 +78,8 @@ impl SharedLock {
             None => entry.death_of(word.epoch()),
         };
         match known {
-            Some((pid, command)) => Abandoned { token, pid: Some(pid), command },
-            None => Abandoned { token, pid: None, command: String::new() },
+            Some((pid, command)) => Abandoned::noted(token, pid, command),
+            None => Abandoned::noted(token, 0, String::new()),
         }
     }
 

@@ -11,6 +11,7 @@ use super::rwlock::{Reading, SharedRwLock, Told};
 use super::semaphore::{More, Permit, SharedSemaphore};
 use super::shared::{SharedSpace, watch_forks};
 use crate::os::clock::Deadline;
+use crate::os::file::FileId;
 use crate::os::fork;
 use crate::segment::made::Made;
 use crate::segment::open::Options;
@@ -76,6 +77,14 @@ impl<'a> Exclusive<'a> {
         }
     }
 
+    /// Which space it is in: the same number for everybody on the machine.
+    pub(crate) fn space(self) -> FileId {
+        match self {
+            Self::Segment(lock) => lock.space.segment().file.id(),
+            Self::Files(lock) => lock.space().id(),
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn token(self, acquisition: Acquisition) -> u64 {
         match self {
@@ -98,10 +107,27 @@ impl<'a> Exclusive<'a> {
         }
     }
 
-    pub(crate) fn give_up(self, acquisition: Acquisition) {
+    /// Ends an acquisition, not inlined.
+    pub(crate) fn release_now(self, acquisition: Acquisition) -> bool {
+        match self {
+            Self::Segment(lock) => lock.release(acquisition),
+            Self::Files(lock) => lock.release(acquisition),
+        }
+    }
+
+    /// The same, and who waits is before who just comes. (Nobody queues for a lock file.)
+    pub(crate) fn release_fair(self, acquisition: Acquisition) -> bool {
+        match self {
+            Self::Segment(lock) => lock.release_fair(acquisition),
+            Self::Files(lock) => lock.release(acquisition),
+        }
+    }
+
+    /// Ends an acquisition that nothing was done with: whoever has to be told of a death, as this one was, still is.
+    pub(crate) fn give_up(self, acquisition: Acquisition, told: Option<&Abandonment>) {
         match self {
             Self::Segment(lock) => lock.give_up(acquisition),
-            Self::Files(lock) => drop(lock.release(acquisition)),
+            Self::Files(lock) => lock.give_up(acquisition, told.map(|told| &told.told)),
         }
     }
 
@@ -334,6 +360,14 @@ impl Permits {
         }
     }
 
+    /// The segment's, for what only that can do.
+    pub(crate) fn segment(&self, what: &'static str) -> Result<&SharedSemaphore> {
+        match self {
+            Self::Segment(semaphore) => Ok(semaphore),
+            Self::Files(semaphore) => Err(unsupported(what, semaphore.space().directory())),
+        }
+    }
+
     pub(crate) fn permits(&self) -> u32 {
         match self {
             Self::Segment(semaphore) => semaphore.permits(),
@@ -376,6 +410,14 @@ impl Permits {
     pub(crate) fn release(&self, permit: Permit) -> bool {
         match self {
             Self::Segment(semaphore) => semaphore.release(permit),
+            Self::Files(semaphore) => semaphore.release(permit),
+        }
+    }
+
+    /// Ends the acquisition of a permit that has a lease.
+    pub(crate) fn release_leased(&self, permit: Permit) -> bool {
+        match self {
+            Self::Segment(semaphore) => semaphore.release_leased(permit),
             Self::Files(semaphore) => semaphore.release(permit),
         }
     }

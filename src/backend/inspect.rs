@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{semaphore, wait::stamp};
 use crate::Result;
 use crate::holder::{Abandoned, Held, Holder, Process};
-use crate::os::clock::Monotonic;
+use crate::os::clock::{Boottime, Monotonic};
 use crate::os::fork;
 use crate::os::identity::Identity;
 use crate::os::liveness::Life;
+use crate::protocol::lease;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::rwlock::Cell;
 use crate::protocol::seat::Seat;
@@ -41,7 +42,8 @@ pub(super) fn holder_of(
     }
     let thread = words.thread_of(seen).map(fork::kernel_thread);
     let held = since.map_or(Held::Unknown, |since| stamp::read(since.load(Relaxed), seen));
-    let holder = Holder { thread, ..holder(segment, me, slot, &them, seen, held) };
+    let lease = lease_of(me, &them, &words.lease, seen);
+    let holder = Holder { thread, lease, ..holder(segment, me, slot, &them, seen, held) };
     // What was read belongs together only if the lock did not change hands meanwhile.
     (words.look() == seen).then_some(holder)
 }
@@ -56,13 +58,20 @@ fn holder(segment: &Segment, me: &Identity, slot: Slot, them: &Participant, seen
         elsewhere: is_elsewhere(them, me),
         on_behalf_of: behalf(segment, slot),
         readers: 0,
+        lease: None,
     }
+}
+
+/// How long the lease of whoever is in `seen` still runs, by the clock that it goes by.
+fn lease_of(me: &Identity, them: &Participant, lease: &AtomicU64, seen: OwnerWord) -> Option<Duration> {
+    let ends = lease::ends(lease, seen)?;
+    (them.identity.time_namespace == me.time_namespace).then(|| Boottime(ends).left())
 }
 
 /// Who has a read-write lock: its writer, once it is in, or everybody who reads, one for each process. As [`holder_of`].
 pub(super) fn holders_of_rwlock(segment: &Segment, me: &Identity, own: u16, entry: &Entry) -> Result<Vec<Holder>> {
     let word = entry.lock.look();
-    if !word.is_free() && entry.state.load(Relaxed) == word.epoch() {
+    if word.is_held() && entry.state.load(Relaxed) == word.epoch() {
         return Ok(holder_of(segment, me, own, &entry.lock, Some(&entry.since)).into_iter().collect());
     }
     let mut holders: Vec<(Slot, Holder)> = Vec::new();
@@ -104,8 +113,9 @@ pub(super) fn holders_of_seats(segment: &Segment, me: &Identity, own: u16, seats
                     .filter(|them| slot.code() == own || !matches!(segment.judge(slot, them, me), Life::Dead(_)))
             };
             let them = judged.entry(slot.code()).or_insert_with(judge).as_ref()?;
-            let held = stamp::read(seat.note.load(Relaxed), seen);
-            let holder = holder(segment, me, slot, them, seen, held);
+            let held = if seen.is_leased() { Held::Unknown } else { stamp::read(seat.note.load(Relaxed), seen) };
+            let lease = lease_of(me, them, &seat.note, seen);
+            let holder = Holder { lease, ..holder(segment, me, slot, them, seen, held) };
             (seat.look() == seen).then_some(holder)
         })
         .collect();
@@ -226,6 +236,7 @@ pub(super) fn kind(number: u8) -> LockKind {
         Some(Kind::Barrier) => LockKind::Barrier,
         Some(Kind::Latch) => LockKind::Latch,
         Some(Kind::Once) => LockKind::Once,
+        Some(Kind::Fence) => LockKind::Fence,
         Some(Kind::Queue) => LockKind::Queue,
         Some(Kind::MutexData) => LockKind::MutexData,
         Some(Kind::RwLockData) => LockKind::RwLockData,
@@ -271,11 +282,8 @@ fn told_of(segment: &Segment, entry: &Entry, epoch: u64) -> Abandoned {
 }
 
 fn told(segment: &Segment, epoch: u64, dead: Option<(u32, String)>) -> Abandoned {
-    Abandoned {
-        token: segment.header.token_base + epoch,
-        pid: dead.as_ref().map(|(pid, _)| *pid),
-        command: dead.map(|(_, command)| command).unwrap_or_default(),
-    }
+    let (pid, command) = dead.unwrap_or_default();
+    Abandoned::noted(segment.header.token_base + epoch, pid, command)
 }
 
 impl State {
@@ -401,5 +409,5 @@ fn is_held(holders: &[Holder], segment: &Segment, word: OwnerWord) -> bool {
 }
 
 fn died(segment: &Segment, slot: Slot, them: &Participant, word: OwnerWord) -> Abandoned {
-    Abandoned { token: segment.token_of(word), pid: Some(them.identity.pid), command: segment.command(slot) }
+    Abandoned::noted(segment.token_of(word), them.identity.pid, segment.command(slot))
 }

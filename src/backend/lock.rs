@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::shared::SharedSpace;
 use super::wait::{Obituary, Refusal, Wait, Waiting, stamp, wake_one};
 use crate::holder::{Abandoned, Holder};
-use crate::os::clock::{Deadline, Monotonic};
+use crate::os::clock::{Boottime, Deadline, Monotonic};
 use crate::os::fork::ForkWord;
 use crate::os::map::Table;
+use crate::protocol::lease;
 use crate::protocol::mutex::{Acquired, Failure};
 use crate::protocol::word::{OwnerWord, Slot};
 use crate::segment::format::{Entry, Kind, Meta, Place};
@@ -18,7 +19,7 @@ use crate::segment::waiters::Target;
 use crate::{Error, Result};
 
 /// One acquisition of a lock: which one, and in which entry.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Acquisition {
     pub(super) word: OwnerWord,
     pub(super) entry: u32,
@@ -32,6 +33,15 @@ impl Acquisition {
 
     /// Instead of one that was ended: it is nobody's, so ending it does nothing.
     pub(crate) const ENDED: Self = Self { word: OwnerWord::ENDED, entry: 0 };
+
+    /// As two words.
+    pub(super) fn pack(self) -> [u64; 2] {
+        [self.word.0, self.entry.into()]
+    }
+
+    pub(super) fn unpack(packed: [u64; 2]) -> Self {
+        Self { word: OwnerWord(packed[0]), entry: packed[1] as u32 }
+    }
 
     /// Of a lock file: the token, and the number by which the process knows what it has locked.
     pub(super) fn of_file(token: u64, number: u32) -> Self {
@@ -53,6 +63,11 @@ pub(crate) struct Waited {
 }
 
 impl Waited {
+    /// That did not.
+    pub(super) fn at_once(acquisition: Acquisition) -> Self {
+        Self { acquisition, abandoned: None, dead: None }
+    }
+
     /// Of a lock file.
     pub(super) fn of_file(acquisition: Acquisition, abandoned: Option<Box<Abandonment>>) -> Self {
         Self { acquisition, abandoned, dead: None }
@@ -220,7 +235,7 @@ impl SharedLock {
                 place = Place { entry: begun.entry, generation: place.generation.wrapping_sub(1) };
             }
             let entry = self.entry(place.entry);
-            let waiting = Waiting { slot, incarnation, thread, started, deadline };
+            let waiting = Waiting { slot, incarnation, thread, started, deadline, own: 0 };
             let wait = Wait::new(space, Target::Lock(place), waiting);
             let outcome = match begun.take() {
                 Some(begun) => Ok(Acquired { word: begun.word, obituary: None }),
@@ -254,19 +269,17 @@ impl SharedLock {
         let abandoned = word.is_abandoned().then(|| {
             let epoch = entry.died_as(word);
             let token = self.space.segment.header.token_base + epoch;
-            let (pid, command, slot) = match acquired.obituary {
+            let slot = acquired.obituary.as_ref().map(|dead| dead.slot);
+            let (pid, command) = match acquired.obituary {
                 Some(dead) => {
                     entry.recovered.fetch_add(1, Relaxed);
                     // For those who look while we hold it.
                     entry.note_death(epoch, dead.pid, &dead.command);
-                    (Some(dead.pid), dead.command, Some(dead.slot))
+                    (dead.pid, dead.command)
                 }
-                None => match entry.death_of(epoch) {
-                    Some((pid, command)) => (Some(pid), command, None),
-                    None => (None, String::new(), None),
-                },
+                None => entry.death_of(epoch).unwrap_or_default(),
             };
-            Box::new(Abandonment { told: Abandoned { token, pid, command }, slot })
+            Box::new(Abandonment { told: Abandoned::noted(token, pid, command), slot })
         });
         Waited { acquisition: Acquisition { word, entry: place.entry }, abandoned, dead: None }
     }
@@ -286,7 +299,7 @@ impl SharedLock {
     /// thread of this process may have the lock, and a word that is hard to tell from a damaged one of ours.
     #[inline(always)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
-        if self.slot_code() != acquisition.word.slot_code() {
+        if !acquisition.word.was_made_as(self.slot_code()) {
             return false;
         }
         let entry = self.entry(acquisition.entry);
@@ -295,8 +308,33 @@ impl SharedLock {
                 self.guess.store(freed.0, Relaxed);
                 true
             }
+            Err(_) if acquisition.word.is_leased() => false,
             Err(_) => self.release_refused(entry, acquisition.word.release()),
         }
+    }
+
+    /// As [`release`](Self::release), but who waits is before who just comes.
+    pub(crate) fn release_fair(&self, acquisition: Acquisition) -> bool {
+        if !acquisition.word.was_made_as(self.slot_code()) {
+            return false;
+        }
+        let entry = self.entry(acquisition.entry);
+        let released = entry.lock.release_fair(acquisition.word, wake_one);
+        released.is_ok() || self.release_refused(entry, acquisition.word.release())
+    }
+
+    /// Gives an acquisition a lease, which ends at `when` for others; what is held then. `None`: it was not held any more.
+    pub(crate) fn lease(&self, acquisition: Acquisition, when: Boottime) -> Option<Acquisition> {
+        let lock = &self.entry(acquisition.entry).lock;
+        let word = lease::begin(&lock.owner, &lock.lease, acquisition.word, when.0).ok()?;
+        Some(Acquisition { word, ..acquisition })
+    }
+
+    /// Has the lease of an acquisition, which ends at `from`, end at `to`; `false`: it was lost.
+    pub(crate) fn renew(&self, acquisition: Acquisition, from: Boottime, to: Boottime) -> bool {
+        let lock = &self.entry(acquisition.entry).lock;
+        acquisition.word.was_made_as(self.slot_code())
+            && lease::renew(&lock.owner, &lock.lease, acquisition.word, from.0, to.0)
     }
 
     /// The word is not what it was: whoever took it over goes on, and if nobody did, its damage is undone.
@@ -352,6 +390,23 @@ impl SharedLock {
             // If it fails, whoever needs the slot tries again.
             let _ = self.space.recover_dead(Some(slot));
         }
+    }
+
+    /// Of a fence, which the caller holds: notes `token`, if none larger was. `Err`: the largest.
+    pub(super) fn raise_fence(&self, held: Acquisition, token: u64) -> std::result::Result<(), u64> {
+        let state = &self.entry(held.entry).state;
+        // Relaxed: it changes under the lock that the caller acquired with Acquire.
+        let newest = state.load(Relaxed);
+        if token < newest {
+            return Err(newest);
+        }
+        state.store(token, Relaxed);
+        Ok(())
+    }
+
+    /// Of a fence: the largest token so far.
+    pub(super) fn fence(&self) -> Result<u64> {
+        Ok(self.entry(self.find()?.entry).state.load(Relaxed))
     }
 
     /// Where the name is now.

@@ -16,7 +16,7 @@ use crate::protocol::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, Reader
 use crate::protocol::word::{Owner, OwnerWord, Slot};
 use crate::segment::extents::Wanted;
 use crate::segment::format::{Entry, Place};
-use crate::segment::waiters::Target;
+use crate::segment::waiters::{OWN_READER, Target};
 use crate::{Error, Result};
 
 /// How often a reader looks whether it can go in, before it queues.
@@ -274,7 +274,8 @@ impl SharedRwLock {
         let segment = &space.segment;
         let entry = self.lock.entry(gate.entry);
         let (slot, incarnation) = space.member()?;
-        let waiting = Waiting { slot, incarnation, thread, started, deadline };
+        let reads = if own.is_some() { OWN_READER } else { 0 };
+        let waiting = Waiting { slot, incarnation, thread, started, deadline, own: reads };
         let wait = Wait::new(space, Target::Bell(self.lock.place_of(gate)), waiting);
         // While we have the word there are no new cells.
         let cells = segment.cells_of(entry).collect::<Result<Vec<_>>>()?;
@@ -344,7 +345,9 @@ impl SharedRwLock {
             _ => Err(seen),
         });
         let word = taken.map_err(|seen| match seen.owner() {
-            Owner::Nobody => Error::TokensExhausted { name: name.clone(), path: space.segment.space().into() },
+            Owner::Nobody if seen.is_exhausted() => {
+                Error::TokensExhausted { name: name.clone(), path: space.segment.space().into() }
+            }
             _ => {
                 let holder = space.holder_of(&entry.lock, Some(&entry.since)).map(Box::new);
                 Error::WouldBlock { name: name.clone(), holder }

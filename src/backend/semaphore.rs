@@ -10,8 +10,9 @@ use super::lock::{Acquisition, SharedLock, Spec};
 use super::shared::{LIGHT, SharedSpace};
 use super::wait::{Obituary, Wait, Waiting, stamp, wake_next};
 use crate::holder::{Abandoned, Holder};
-use crate::os::clock::{Deadline, Monotonic};
+use crate::os::clock::{Boottime, Deadline, Monotonic};
 use crate::os::map::Table;
+use crate::protocol::lease;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::seat::Seat;
 use crate::protocol::semaphore::{self, Permits, Taken};
@@ -314,10 +315,12 @@ impl SharedSemaphore {
     ) -> Result<()> {
         let space = &*self.lock.space;
         let (slot, incarnation) = space.member()?;
-        let waiting = Waiting { slot, incarnation, thread, started: Monotonic::now(), deadline };
+        let waiting = Waiting { slot, incarnation, thread, started: Monotonic::now(), deadline, own: 0 };
         let wait = Wait::new(space, Target::Bell(place), waiting);
+        let (word, token) = semaphore::reserve(permits.gate, gate.word, thread, count)
+            .map_err(|failure| wait.explain(failure, &self.lock.spec.name))?;
+        let wait = Wait::new(space, Target::Bell(place), Waiting { own: token, ..waiting });
         let explain = |failure| wait.explain(failure, &self.lock.spec.name);
-        let (word, token) = semaphore::reserve(permits.gate, gate.word, thread, count).map_err(explain)?;
         gate.word = word;
         let tokens = (token..).take(count as usize).map(OwnerWord::free_at);
         // Whoever released one while somebody waited left word of which.
@@ -358,8 +361,8 @@ impl SharedSemaphore {
                     Some(dead) => Some((dead.pid, dead.command)),
                     None => death_of(entry, before, note),
                 };
-                let (pid, command) = noted.map_or((None, String::new()), |(pid, command)| (Some(pid), command));
-                more.told = Some(Abandoned { token, pid, command });
+                let (pid, command) = noted.unwrap_or_default();
+                more.told = Some(Abandoned::noted(token, pid, command));
             }
         }
         // The last one has the largest token.
@@ -398,7 +401,7 @@ impl SharedSemaphore {
     #[inline(always)]
     pub(crate) fn release(&self, permit: Permit) -> bool {
         let me = self.lock.me.get();
-        if me as u16 != permit.word.slot_code() {
+        if !permit.word.was_made_as(me as u16) {
             return false;
         }
         let (entry, seat) = (self.lock.entry(permit.entry()), self.seat(permit));
@@ -408,6 +411,28 @@ impl SharedSemaphore {
             false => semaphore::release(seat, &entry.bell, permit.word, call).is_ok(),
         };
         released || self.release_refused(entry, permit)
+    }
+
+    /// Gives a permit a lease, which ends at `when` for others; what is held then. `None`: it was not held any more.
+    pub(crate) fn lease(&self, permit: Permit, when: Boottime) -> Option<Permit> {
+        let seat = self.seat(permit);
+        let word = lease::begin(&seat.owner, &seat.note, permit.word, when.0).ok()?;
+        Some(Permit { word, ..permit })
+    }
+
+    /// Has the lease of a permit, which ends at `from`, end at `to`; `false`: it was lost.
+    pub(crate) fn renew(&self, permit: Permit, from: Boottime, to: Boottime) -> bool {
+        let seat = self.seat(permit);
+        permit.word.was_made_as(self.lock.slot_code())
+            && lease::renew(&seat.owner, &seat.note, permit.word, from.0, to.0)
+    }
+
+    /// As [`release`](Self::release), of a permit that somebody else may have by now.
+    pub(crate) fn release_leased(&self, permit: Permit) -> bool {
+        let (entry, seat) = (self.lock.entry(permit.entry()), self.seat(permit));
+        let call = |rung: &AtomicU32| self.call(entry, permit, rung);
+        permit.word.was_made_as(self.lock.slot_code())
+            && semaphore::release(seat, &entry.bell, permit.word, call).is_ok()
     }
 
     /// Tells whoever is at the bell, and where to look first.
@@ -438,13 +463,16 @@ impl SharedSemaphore {
         let entry = self.lock.entry(permit.entry());
         let command = self.lock.space.segment.command(Slot::own(permit.word.slot_code()));
         entry.note_death(permit.word.epoch(), std::process::id(), &command);
-        self.seat(permit).note.store(semaphore::note_of_death(permit.word, std::process::id()), Relaxed);
+        // Where there is a lease, the note is that, and by now perhaps somebody else's.
+        if !permit.word.is_leased() {
+            self.seat(permit).note.store(semaphore::note_of_death(permit.word, std::process::id()), Relaxed);
+        }
         semaphore::abandon(self.seat(permit), &entry.bell, permit.word, |rung| self.call(entry, permit, rung))
     }
 
     /// Notes the time as that of an acquisition.
     pub(crate) fn stamp(&self, permit: Permit) {
-        if self.is_held(permit) {
+        if self.is_held(permit) && !permit.word.is_leased() {
             self.seat(permit).note.store(stamp::new(permit.word, Monotonic::now(), true), Relaxed);
         }
     }
@@ -493,6 +521,9 @@ fn put_back(entry: &Entry, permits: Permits<'_>, taken: &[Taken<Obituary>]) {
 
 /// The first to see an acquisition notes when that was. Whose it is only its owner writes there, so that a flipped bit can be told.
 fn met(seat: &Seat, seen: OwnerWord) {
+    if seen.is_leased() {
+        return;
+    }
     let noted = seat.note.load(Relaxed);
     if stamp::is_blank_of(noted, seen) {
         // If it fails, somebody else noted it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::lock::Spec;
 use super::wait::{Wait, Waiting, wake_one};
-use super::{files, inspect};
+use super::{files, inspect, keeper, reentrant};
 use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::fence as membarrier;
@@ -55,22 +55,27 @@ pub(super) fn watch_forks(space: &str) -> Result<()> {
 
 extern "C" fn before_fork() {
     // In this order, as everywhere.
+    reentrant::before_fork();
     SPACES.before_fork();
     files::before_fork();
     fork::NOT_NOW.before_fork();
     lock_file::before_fork();
+    keeper::before_fork();
 }
 
 extern "C" fn after_fork() {
+    keeper::after_fork();
     lock_file::after_fork();
     fork::NOT_NOW.after_fork();
     files::after_fork();
     SPACES.after_fork();
+    reentrant::after_fork();
 }
 
 extern "C" fn in_forked_child() {
     fork::forget_thread();
     lock_file::in_forked_child();
+    keeper::in_forked_child();
     after_fork();
 }
 
@@ -330,6 +335,7 @@ impl SharedSpace {
             thread: fork::thread(),
             started: Monotonic::now(),
             deadline: Deadline::after(NAMES_PATIENCE),
+            own: 0,
         };
         let wait = Wait::new(self, Target::Names, waiting);
         let acquired = wait.acquire().map_err(|failure| wait.explain(failure, &"(the names of the space)".into()))?;

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::SharedSpace;
+use super::{cancel, deadlock};
 use crate::Error;
-use crate::holder::Held;
-use crate::os::clock::{Deadline, Monotonic};
+use crate::holder::{Abandoned, Held, Waits};
+use crate::os::clock::{Boottime, Deadline, Monotonic};
 use crate::os::fence as membarrier;
 use crate::os::futex::{self, Woken};
 use crate::os::liveness::Life;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::word::{OwnerWord, Slot};
-use crate::protocol::{Host, Verdict, semaphore};
+use crate::protocol::{Host, Verdict, lease, semaphore};
 use crate::segment::format::Entry;
 use crate::segment::waiters::{Enlisted, Target};
 
@@ -25,6 +26,8 @@ const FIRST_SLEEP: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_millis(1);
 /// How long "alive" is believed without asking again.
 const BELIEVED: Duration = Duration::from_millis(5);
+/// Who has waited for so long is before whoever just comes.
+const STARVING: Duration = Duration::from_millis(1);
 /// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
 const SPINS: u32 = 40;
 const LONGEST_PAUSE: u32 = 8;
@@ -103,9 +106,10 @@ pub(super) mod stamp {
     }
 }
 
-/// Who died, read before it was judged.
+/// Who died, read before it was judged; or who lost its lease.
 #[derive(Debug)]
 pub(crate) struct Obituary {
+    /// As in a note: see [`Abandoned::noted`].
     pub(super) pid: u32,
     pub(super) command: String,
     pub(super) slot: Slot,
@@ -114,6 +118,9 @@ pub(crate) struct Obituary {
 /// Why the world ended a wait.
 pub(super) enum Refusal {
     TimedOut,
+    Cancelled,
+    /// Those who wait for each other: this wait is to end.
+    Deadlock(Box<[Waits]>),
     Removed,
     Overwritten,
 }
@@ -126,6 +133,8 @@ pub(super) struct Waiting {
     pub(super) thread: u32,
     pub(super) started: Monotonic,
     pub(super) deadline: Deadline,
+    /// What of what it waits for is its own: see [`Segment::enlist`](crate::segment::Segment::enlist).
+    pub(super) own: u64,
 }
 
 /// One wait of one thread for one lock, or for one bell.
@@ -138,11 +147,15 @@ pub(super) struct Wait<'a> {
     pub(super) waiting: Waiting,
     /// Sleeps that ended by themselves.
     sleeps: Cell<u32>,
+    /// After how many of these it looked whether it waits for itself.
+    looked: Cell<u32>,
     /// Who was found dead at last.
     dead: Cell<Option<Slot>>,
     enlisted: RefCell<Option<Enlisted>>,
     /// What it waits for may be changed without it being woken.
     blind: Cell<bool>,
+    /// When the first of the leases ends that it saw since it slept.
+    lease_ends: Cell<Option<Boottime>>,
 }
 
 impl<'a> Wait<'a> {
@@ -160,9 +173,11 @@ impl<'a> Wait<'a> {
             target,
             waiting,
             sleeps: Cell::new(0),
+            looked: Cell::new(0),
             dead: Cell::new(None),
             enlisted: RefCell::new(None),
             blind: Cell::new(false),
+            lease_ends: Cell::new(None),
         }
     }
 
@@ -192,7 +207,12 @@ impl Wait<'_> {
     pub(super) fn explain(&self, failure: Failure<Refusal>, name: &Arc<str>) -> Error {
         let space = self.space;
         match failure {
-            Failure::Deadlock => Error::Deadlock { name: name.clone(), token: space.token_of(self.words.look()) },
+            Failure::Deadlock => {
+                Error::Deadlock { name: name.clone(), token: space.token_of(self.words.look()), cycle: Box::default() }
+            }
+            Failure::Refused(Refusal::Deadlock(cycle)) => {
+                Error::Deadlock { name: name.clone(), token: space.token_of(self.words.look()), cycle }
+            }
             Failure::Damaged(word) => {
                 Error::damaged(&space.segment.path, format!("lock \"{name}\" is {word:?}, whom nobody knows"))
             }
@@ -202,6 +222,7 @@ impl Wait<'_> {
                 holder: space.holder_of(self.words, self.since()).map(Box::new),
                 waited: Monotonic::now().since(self.waiting.started),
             },
+            Failure::Refused(Refusal::Cancelled) => Error::Cancelled { name: name.clone() },
             Failure::Refused(Refusal::Removed) => Error::Removed { path: space.segment.space().into() },
             Failure::Refused(Refusal::Overwritten) => space.segment.overwritten(),
         }
@@ -237,6 +258,37 @@ impl Host for Wait<'_> {
                 Verdict::Alive
             }
         }
+    }
+
+    fn run_out(&self, slot: Slot, lease: &AtomicU64, seen: OwnerWord) -> Option<Obituary> {
+        let segment = &self.space.segment;
+        let them = segment.participant(slot)?;
+        // The clocks of time namespaces differ: there nobody can tell.
+        if them.identity.time_namespace != self.space.me_as_judge().time_namespace {
+            return None;
+        }
+        let command = segment.command(slot);
+        let now = Boottime::now();
+        let has_come = |when| {
+            let first = self.lease_ends.get().map_or(when, |at| at.0.min(when));
+            self.lease_ends.set(Some(Boottime(first)));
+            when <= now.0
+        };
+        let pid = them.identity.pid | Abandoned::LEASE_LOST;
+        lease::close(lease, seen, has_come).then_some(Obituary { pid, command, slot })
+    }
+
+    fn is_starving(&self) -> bool {
+        Monotonic::now().since(self.waiting.started) > STARVING
+    }
+
+    fn is_awaited(&self) -> bool {
+        let (segment, me) = (&self.space.segment, self.space.me_as_judge());
+        segment.sleepers().any(|sleeper| {
+            let them = segment.participant(sleeper.slot).filter(|them| them.incarnation == sleeper.incarnation);
+            let is_alive = |them| !matches!(segment.judge(sleeper.slot, &them, &me), Life::Dead(_));
+            sleeper.target == self.target && them.is_some_and(is_alive)
+        })
     }
 
     fn thread(&self) -> u32 {
@@ -275,10 +327,13 @@ impl Host for Wait<'_> {
         if self.waiting.deadline.has_passed(Monotonic::now()) {
             return Err(Refusal::TimedOut);
         }
+        if cancel::is_due() {
+            return Err(Refusal::Cancelled);
+        }
         if self.sleeps.get() > 0 && self.space.segment.is_removed() {
             return Err(Refusal::Removed);
         }
-        Ok(())
+        self.may_wait_for_whoever_it_is()
     }
 
     fn enlist(&self) {
@@ -287,7 +342,8 @@ impl Host for Wait<'_> {
             // Whoever sleeps on the lock itself is counted there.
             self.words.contended.fetch_add(1, Relaxed);
         }
-        *self.enlisted.borrow_mut() = self.space.segment.enlist(slot, incarnation, thread, self.target);
+        let own = self.waiting.own;
+        *self.enlisted.borrow_mut() = self.space.segment.enlist(slot, incarnation, thread, self.target, own);
     }
 
     fn delist(&self) -> bool {
@@ -313,15 +369,30 @@ impl Host for Wait<'_> {
 }
 
 impl Wait<'_> {
+    /// Whether nobody waits for us whom we wait for. It takes reading all records of sleepers, so it is asked after a sleep that nobody ended, the first
+    /// (10 ms) and then ever more seldom: whoever closed the cycle is in its first.
+    fn may_wait_for_whoever_it_is(&self) -> std::result::Result<(), Refusal> {
+        let sleeps = self.sleeps.get();
+        if !sleeps.is_power_of_two() || self.looked.replace(sleeps) == sleeps {
+            return Ok(());
+        }
+        let index = self.enlisted.borrow().as_ref().map(|enlisted| enlisted.index);
+        let cycle = index.and_then(|index| deadlock::find(self.space, index));
+        cycle.map_or(Ok(()), |cycle| Err(Refusal::Deadlock(cycle)))
+    }
+
     fn sleep_on(&self, word: &impl futex::Word, seen: u32) {
         let longest = if self.blind.get() { SOON } else { self.space.check_interval };
-        let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(longest);
+        let lease = self.lease_ends.take().map_or(Duration::MAX, Boottime::left);
+        let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(longest).min(lease);
         let until = Monotonic::now().saturating_add(span);
         let until = match self.waiting.deadline {
             Deadline::At(at) => until.min(at),
             Deadline::Never => until,
         };
-        match futex::wait(word, seen, until) {
+        // Not if it was cancelled: whoever waits finds that.
+        let Some(woken) = cancel::sleeping(word, |bits| futex::wait(word, seen, until, bits)) else { return };
+        match woken {
             Woken::TimedOut => self.sleeps.set(self.sleeps.get() + 1),
             // No futex: look again soon, as often as others would be woken.
             Woken::Refused(_) => {

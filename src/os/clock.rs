@@ -1,4 +1,5 @@
-//! The monotonic clock, in nanoseconds, as deadlines and sleeps use it.
+//! The clocks: the monotonic one, in nanoseconds, as deadlines and sleeps use it, and for leases the one that goes on while the machine is
+//! suspended.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,37 @@ impl Monotonic {
 
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A point on `CLOCK_BOOTTIME`, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Boottime(pub(crate) u64);
+
+impl Boottime {
+    pub(crate) fn now() -> Self {
+        Self(Self::nanos() / 1_000_000)
+    }
+
+    fn nanos() -> u64 {
+        // Linux has it since 2.6.39, which is older than any kernel that we run on.
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists");
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    }
+
+    /// `span` from now, rounded up: never sooner.
+    pub(crate) fn after(span: Duration) -> Self {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self(Self::nanos().saturating_add(nanos).div_ceil(1_000_000))
+    }
+
+    /// How long it is until then; zero if it has come.
+    pub(crate) fn left(self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(Self::now().0))
+    }
+
+    pub(crate) fn saturating_add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)))
     }
 }
 

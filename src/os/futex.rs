@@ -42,6 +42,20 @@ impl Word for AtomicU64 {
     }
 }
 
+/// By which calls a sleeper is woken: [`wake`] wakes whoever sleeps, [`wake_bits`] those that it is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bits(u32);
+
+impl Bits {
+    /// By every [`wake`], and by nothing else.
+    pub(crate) const ALL: Self = Self(1);
+
+    /// By every [`wake`], and by calls for one of 31 that `number` says.
+    pub(crate) fn one_of(number: u32) -> Self {
+        Self(1 | 2 << (number % 31))
+    }
+}
+
 /// Whether the kernel wakes sleepers at all; nobody sleeps on `word`.
 pub(crate) fn try_wake(word: &AtomicU32) -> Result<(), Errno> {
     // SAFETY: the address is that of four bytes that live as long as `word`. No other argument is a pointer.
@@ -52,8 +66,8 @@ pub(crate) fn try_wake(word: &AtomicU32) -> Result<(), Errno> {
 /// Sleeps while `word` (of a 64-bit one, its low half) is `expected`, at most until `until`.
 ///
 /// The deadline is absolute on the monotonic clock: a wall clock that jumps changes nothing, and going to sleep
-/// again after a signal does not make the wait longer.
-pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic) -> Woken {
+/// again after a signal does not make the wait longer. Woken are those who share a bit with the waker.
+pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic, bits: Bits) -> Woken {
     let time = libc::timespec {
         tv_sec: i64::try_from(until.0 / 1_000_000_000).unwrap_or(i64::MAX) as libc::time_t,
         tv_nsec: (until.0 % 1_000_000_000) as libc::c_long,
@@ -69,7 +83,7 @@ pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic) -> Woken {
             expected,
             &raw const time,
             core::ptr::null::<u32>(),
-            libc::FUTEX_BITSET_MATCH_ANY,
+            bits.0,
         )
     };
     match Errno::result(result) {
@@ -92,6 +106,14 @@ pub(crate) fn wake(word: &impl Word, count: i32) -> usize {
     usize::try_from(woken).unwrap_or(0)
 }
 
+/// Wakes all that sleep on the word there and are meant by `bits`, and nobody else.
+pub(crate) fn wake_bits(address: usize, bits: Bits) {
+    let null = core::ptr::null::<u32>();
+    let bits = bits.0 & !Bits::ALL.0;
+    // SAFETY: the address is the kernel's to check, which reads nothing there: it is a name.
+    unsafe { libc::syscall(libc::SYS_futex, address, libc::FUTEX_WAKE_BITSET, i32::MAX, null, null, bits) };
+}
+
 #[cfg(test)]
 mod tests {
     use core::sync::atomic::Ordering::SeqCst;
@@ -103,14 +125,14 @@ mod tests {
     fn a_changed_low_half_is_not_slept_on() {
         let word = AtomicU64::new(7 | 9 << 32);
         let soon = Monotonic::now().saturating_add(Duration::from_secs(60));
-        assert_eq!(wait(&word, 8, soon), Woken::Changed);
+        assert_eq!(wait(&word, 8, soon, Bits::ALL), Woken::Changed);
     }
 
     #[test]
     fn a_sleep_ends_at_its_deadline_and_not_before() {
         let word = AtomicU64::new(7);
         let until = Monotonic::now().saturating_add(Duration::from_millis(20));
-        while wait(&word, 7, until) != Woken::TimedOut {}
+        while wait(&word, 7, until, Bits::ALL) != Woken::TimedOut {}
         assert!(Monotonic::now() >= until);
     }
 
@@ -121,7 +143,7 @@ mod tests {
             scope.spawn(|| {
                 let until = Monotonic::now().saturating_add(Duration::from_secs(60));
                 while word.load(SeqCst) == 7 {
-                    assert_ne!(wait(&word, 7, until), Woken::TimedOut);
+                    assert_ne!(wait(&word, 7, until, Bits::ALL), Woken::TimedOut);
                 }
             });
             while wake(&word, 1) == 0 {

@@ -122,6 +122,13 @@ pub(crate) fn command_of(pid: u32) -> Option<String> {
     Some(cut(&name).into())
 }
 
+/// How many threads the process `pid` of my PID namespace has, if `/proc` says.
+pub(crate) fn threads_of(pid: u32) -> Option<usize> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the command, which stands in parentheses and may hold anything: the state is the third field, this the twentieth.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(17)?.parse().ok()
+}
+
 /// As much of a command's name as is kept.
 pub(crate) fn cut(name: &str) -> &str {
     let mut end = name.len().min(COMMAND_LEN);
@@ -141,6 +148,8 @@ mod tests {
         assert_eq!(Identity::mine().pid, std::process::id());
         assert_ne!(Identity::mine().start_time, 0);
         assert_ne!(Identity::mine().pid_namespace, 0);
+        // Other tests come and go.
+        assert!(threads_of(std::process::id()).is_some_and(|threads| threads > 0));
     }
 
     #[test]

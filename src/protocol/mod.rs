@@ -7,15 +7,19 @@
 //!
 //! * [`word`]: the owner word, its fields and its pure transitions.
 //! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
+//! * [`lease`]: an acquisition that ends by itself.
 //! * [`bell`]: waiting for anything else than an owner word.
 //! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
 //! * [`barrier`]: members that meet. [`signal`]: what somebody announced to signal. [`ring`]: items in a queue.
+//! * [`deadlock`]: who waits for each other.
 //! * [`claim`]: who holds a lock file alone, whatever is put in its place.
 //! * [`recovery`]: giving back a lock that a dead participant left, when nobody waits for it.
 
 pub(crate) mod barrier;
 pub(crate) mod bell;
 pub(crate) mod claim;
+pub(crate) mod deadlock;
+pub(crate) mod lease;
 pub(crate) mod mutex;
 pub(crate) mod recovery;
 pub(crate) mod ring;
@@ -52,6 +56,9 @@ pub(crate) trait Host {
     /// Reads the record of `slot`, then asks whether that participant is dead.
     fn judge(&self, slot: Slot) -> Verdict<Self::Obituary>;
 
+    /// Reads the record of `slot`, then closes its `lease` of `seen` if that ran out; who lost it. `None`: there is none, it runs, or nobody can tell.
+    fn run_out(&self, slot: Slot, lease: &AtomicU64, seen: OwnerWord) -> Option<Self::Obituary>;
+
     /// The calling thread, unlike every other of this process; 0 says nothing about threads.
     fn thread(&self) -> u32;
 
@@ -61,6 +68,12 @@ pub(crate) trait Host {
     /// Whether the next owner is told of whoever died with `seen` in the word, so that the death left something half done. Asked for after
     /// the verdict.
     fn is_told_of(&self, seen: OwnerWord) -> bool;
+
+    /// Whether this thread has waited for so long that it should get the lock before anybody who just comes.
+    fn is_starving(&self) -> bool;
+
+    /// Whether anybody alive is known to sleep waiting for the lock. Asked when nothing else can be waited for.
+    fn is_awaited(&self) -> bool;
 
     /// Called with every word of a living owner that this thread waits for.
     fn met(&self, seen: OwnerWord);

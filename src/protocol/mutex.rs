@@ -3,11 +3,12 @@
 //! * States: the table in [`word`](super::word). Beside the word stand the count of sleepers and the thread that holds it.
 //!
 //! ```text
-//! owner   sleepers  meaning
-//! none    0         free, nobody asleep
-//! none    > 0       free, but a sleeper may not have been woken yet: the next releaser wakes again
-//! slot n  0         held by n, nobody asleep
-//! slot n  > 0       held by n, at least one sleeper, or one that died before it took itself off
+//! owner     sleepers  meaning
+//! none      0         free, nobody asleep
+//! none      > 0       free, but a sleeper may not have been woken yet: the next releaser wakes again
+//! reserved  > 0       free for those who waited before; who just came goes to sleep
+//! slot n    0         held by n, nobody asleep
+//! slot n    > 0       held by n, at least one sleeper, or one that died before it took itself off
 //! ```
 //!
 //! * Invariants:
@@ -27,6 +28,13 @@
 //!      found nobody asleep takes its mark back and looks whether the word was freed once more meanwhile. So a releaser that finds
 //!      the mark freed the word before a look that is still to come. If the woken one, or a releaser between mark and
 //!      wake, is killed, the mark stays until the next sleeper's sleep ends, and every sleep is bounded.
+//!   7. Whoever has waited for long marks the count as *starving* before it sleeps on. A release that finds that mark reserves the free word
+//!      (a compare-and-swap: somebody may be faster), so that nobody who just comes gets the lock before one of those who wait. Barred is only who
+//!      met that very reservation when it came, and was not alone on the count then, until its next sleep ends. So for each reservation there
+//!      is somebody on the count who is not barred and has yet to look: whoever leaves without the lock, and a releaser that finds nobody on the
+//!      count any more, make the word free again. If those who are not barred are killed, the others' sleeps end; and who cannot sleep takes
+//!      the word if nobody alive is known to wait.
+//!   8. An owner whose lease ran out is taken over like a dead one, after the lease was closed ([`lease`](super::lease)).
 //! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
 //!   `Release`): what was written under the lock is seen. The rest is invariant 2.
 //! * If we die: before the compare-and-swap nothing happened; after it we are a dead owner like any other. Between
@@ -39,6 +47,7 @@
 
 use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
 
+use super::lease::lost;
 use super::word::{Owner, OwnerWord, Slot, Step};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, total_order};
@@ -46,6 +55,9 @@ use crate::sync::{AtomicU32, AtomicU64, total_order};
 /// In the count of sleepers: one of them was woken and has not looked yet. Harmless if stray: the next one to go to sleep
 /// takes it away. (Missing, it costs a wake call.)
 pub(super) const WOKEN: u32 = 1 << 31;
+/// In the count of sleepers: one of them has waited for long. Harmless if stray or missing: it is about who is first.
+pub(super) const STARVING: u32 = 1 << 30;
+const MARKS: u32 = WOKEN | STARVING;
 
 /// The words of one lock, as they lie in the segment.
 #[repr(C)]
@@ -57,6 +69,8 @@ pub(crate) struct LockWords {
     pub(crate) thread: AtomicU64,
     pub(crate) sleepers: AtomicU32,
     pub(crate) contended: AtomicU32,
+    /// Until when it is held, if the owner word says that there is a lease.
+    pub(crate) lease: AtomicU64,
 }
 
 /// An acquisition.
@@ -93,6 +107,7 @@ impl LockWords {
             thread: AtomicU64::new(0),
             sleepers: AtomicU32::new(0),
             contended: AtomicU32::new(0),
+            lease: AtomicU64::new(0),
         }
     }
 
@@ -150,7 +165,8 @@ impl LockWords {
     ) -> Result<Acquired<H::Obituary>, Failure<H::Refusal>> {
         let mut seen = seen;
         let mut step = 0;
-        while host.spin(step) {
+        // What is reserved is not for who just comes, and the processor is better left to whom it is for.
+        while !seen.is_reserved() && host.spin(step) {
             step += 1;
             seen = OwnerWord(self.owner.load(Relaxed));
             if seen.is_free() {
@@ -162,30 +178,35 @@ impl LockWords {
         }
 
         let mut counted = false;
+        // Invariant 7: the reservation that this thread met when it came.
+        let mut barred = None;
+        let mut may_sleep = true;
         let outcome = loop {
+            let barred_now = seen.is_reserved() && may_sleep && (!counted || barred == Some(seen));
             match seen.owner() {
-                Owner::Nobody => match self.try_acquire(me, host.thread(), seen) {
+                Owner::Nobody if barred_now => {}
+                Owner::Nobody => match self.try_acquire_waiting(me, host.thread(), seen) {
                     Ok(word) => break Ok(Acquired { word, obituary: None }),
-                    Err(now) if now.is_free() => break Err(Failure::Exhausted),
+                    Err(now) if now.is_exhausted() => break Err(Failure::Exhausted),
                     Err(now) => {
                         seen = now;
                         continue;
                     }
                 },
                 Owner::Damaged => break Err(Failure::Damaged(seen)),
-                Owner::Held(slot) if slot == me => {
-                    if host.thread() != 0 && self.thread_of(seen) == Some(host.thread()) {
-                        break Err(Failure::Deadlock);
-                    }
+                Owner::Held(slot)
+                    if slot == me && host.thread() != 0 && self.thread_of(seen) == Some(host.thread()) =>
+                {
+                    break Err(Failure::Deadlock);
                 }
-                Owner::Held(slot) => match host.judge(slot) {
+                Owner::Held(slot) => match self.judge(host, me, slot, seen) {
                     Verdict::Alive => {}
                     Verdict::Dead(obituary) => {
                         let told = host.is_told_of(seen);
                         let Step::To(taken) = seen.take_over(me, told) else {
                             break Err(Failure::Exhausted);
                         };
-                        // HELD(dead) => HELD(me), invariant 4. Acquire: what the dead owner had seen.
+                        // HELD(dead, or without a lease any more) => HELD(me), invariants 4 and 8. Acquire: what that owner had seen.
                         match self.owner.compare_exchange(seen.0, taken.0, Acquire, Relaxed) {
                             Ok(_) => {
                                 self.thread.store(thread_word(host.thread(), taken), Relaxed);
@@ -209,21 +230,32 @@ impl LockWords {
                 },
             }
             if let Err(refusal) = host.may_sleep() {
+                if seen.is_reserved() && may_sleep && !host.is_awaited() {
+                    may_sleep = false;
+                    continue;
+                }
                 break Err(Failure::Refused(refusal));
             }
-            host.met(seen);
+            if seen.is_held() {
+                host.met(seen);
+            }
             if !counted {
                 self.contended.fetch_add(1, Relaxed);
-                self.sleepers.fetch_add(1, SeqCst);
+                let others = self.sleepers.fetch_add(1, SeqCst) & !MARKS;
+                barred = (seen.is_reserved() && others != 0).then_some(seen);
                 counted = true;
                 host.enlist();
+            }
+            if host.is_starving() {
+                self.sleepers.fetch_or(STARVING, SeqCst);
             }
             // SeqCst, as is the load below: invariant 2, the sleeper's half, and invariant 6.
             self.sleepers.fetch_and(!WOKEN, SeqCst);
             total_order();
             let now = OwnerWord(self.owner.load(SeqCst));
-            if now == seen {
+            if now == seen && (now.is_held() || barred == Some(now)) {
                 host.sleep(&self.owner, seen);
+                barred = None;
                 // Invariant 5: after every sleep the word is looked at before anything can end the wait.
                 seen = OwnerWord(self.owner.load(Acquire));
             } else {
@@ -236,12 +268,41 @@ impl LockWords {
         outcome
     }
 
+    /// What is to be known of whoever is in `seen`.
+    fn judge<H: Host>(&self, host: &H, me: Slot, slot: Slot, seen: OwnerWord) -> Verdict<H::Obituary> {
+        match lost(host, slot, &self.lease, seen) {
+            Some(loser) => Verdict::Dead(loser),
+            None if slot == me => Verdict::Alive,
+            None => host.judge(slot),
+        }
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), for somebody who is not barred: also what is reserved.
+    fn try_acquire_waiting(&self, me: Slot, thread: u32, mut seen: OwnerWord) -> Result<OwnerWord, OwnerWord> {
+        while seen.is_reserved()
+            && let Step::To(held) = seen.acquire_reserved(me)
+        {
+            // RESERVED => HELD. Acquire: as in `try_acquire_as`.
+            match self.owner.compare_exchange(seen.0, held.0, Acquire, Relaxed) {
+                Ok(_) => {
+                    self.thread.store(thread_word(thread, held), Relaxed);
+                    return Ok(held);
+                }
+                Err(now) => seen = OwnerWord(now),
+            }
+        }
+        self.try_acquire(me, thread, seen)
+    }
+
     /// Takes one sleeper off the count: the caller itself, or a dead one whose record the caller cleared.
     pub(crate) fn uncount(&self, wake: impl FnMut(&AtomicU64) -> bool) {
         let mut sleepers = self.sleepers.load(Relaxed);
         loop {
             // Not below zero: the count is a peer's to damage, and a wrapped one would never be zero again.
-            let fewer = (sleepers & !WOKEN).saturating_sub(1);
+            let fewer = match (sleepers & !MARKS).saturating_sub(1) {
+                0 => 0,
+                left => left | sleepers & STARVING,
+            };
             // SeqCst, as is the load below: invariant 6.
             match self.sleepers.compare_exchange(sleepers, fewer, SeqCst, Relaxed) {
                 Ok(_) => break,
@@ -249,11 +310,40 @@ impl LockWords {
             }
         }
         total_order();
-        // Whoever leaves without the lock may have been the one that was woken for it.
-        let now = OwnerWord(self.owner.load(SeqCst));
+        // Whoever leaves without the lock may have been the one that was woken for it, or for whom it was reserved.
+        let mut now = OwnerWord(self.owner.load(SeqCst));
+        if now.is_reserved() {
+            now = self.unreserve(now);
+        }
         if now.is_free() {
             self.wake_sleepers(now, wake);
         }
+    }
+
+    /// RESERVED => FREE, if it still is so; the word now. SeqCst: invariants 2 and 7.
+    fn unreserve(&self, reserved: OwnerWord) -> OwnerWord {
+        let freed = reserved.unreserve();
+        match self.owner.compare_exchange(reserved.0, freed.0, SeqCst, SeqCst) {
+            Ok(_) => freed,
+            Err(now) => OwnerWord(now),
+        }
+    }
+
+    /// FREE => RESERVED, if it still is so; the word left behind.
+    fn reserve(&self, freed: OwnerWord) -> OwnerWord {
+        let reserved = freed.reserve();
+        // SeqCst, as are the operations below: invariant 7.
+        if self.owner.compare_exchange(freed.0, reserved.0, SeqCst, Relaxed).is_err() {
+            return freed;
+        }
+        self.settle(reserved)
+    }
+
+    /// The mark is answered. Invariant 7: makes the word free again if nobody is on the count any more.
+    fn settle(&self, reserved: OwnerWord) -> OwnerWord {
+        total_order();
+        let sleepers = self.sleepers.fetch_and(!STARVING, SeqCst);
+        if sleepers & !MARKS == 0 { self.unreserve(reserved) } else { reserved }
     }
 
     /// Ends the acquisition `mine`; the word left behind, or the one found instead if `mine` had ended before.
@@ -306,9 +396,35 @@ impl LockWords {
         }
     }
 
+    /// As [`release`](Self::release), but whoever waits is before whoever just comes.
+    pub(crate) fn release_fair(
+        &self,
+        mine: OwnerWord,
+        wake: impl FnMut(&AtomicU64) -> bool,
+    ) -> Result<OwnerWord, OwnerWord> {
+        if self.sleepers.load(Relaxed) & !MARKS == 0 {
+            return self.release(mine, wake);
+        }
+        let reserved = mine.release().reserve();
+        // HELD => RESERVED. Orderings as in `release`.
+        match self.owner.compare_exchange(mine.0, reserved.0, SeqCst, Relaxed) {
+            Ok(_) => {
+                self.wake_sleepers(self.settle(reserved), wake);
+                Ok(mine.release())
+            }
+            Err(now) => Err(OwnerWord(now)),
+        }
+    }
+
     #[cold]
     fn wake_contended(&self, mut freed: OwnerWord, mut sleepers: u32, mut wake: impl FnMut(&AtomicU64) -> bool) {
-        while sleepers & WOKEN == 0 && sleepers != 0 {
+        loop {
+            if sleepers & STARVING != 0 && freed.is_free() {
+                freed = self.reserve(freed);
+            }
+            if sleepers & WOKEN != 0 || sleepers & !MARKS == 0 {
+                return;
+            }
             // SeqCst, as are the two operations below: invariant 6.
             // Also on failure, for the mark may be found that way.
             if let Err(now) = self.sleepers.compare_exchange(sleepers, sleepers | WOKEN, SeqCst, SeqCst) {
@@ -322,7 +438,7 @@ impl LockWords {
             sleepers = self.sleepers.fetch_and(!WOKEN, SeqCst) & !WOKEN;
             total_order();
             let now = OwnerWord(self.owner.load(SeqCst));
-            if now == freed || !now.is_free() {
+            if now == freed || now.is_held() {
                 return;
             }
             freed = now;

@@ -34,7 +34,9 @@
 //!      those given out at the gate are in none whose end the gate's word is ([`reserve`]), nor is what a seat was before it was this name's. So a
 //!      seat's next token is nobody else's; and it is larger than those of all acquisitions that ended before it was taken, for they
 //!      were drawn before the run, or were on this seat.
-//!   8. A dead one's seat is taken over in this order: word, record, oracle, compare-and-swap from that first word.
+//!   8. A dead one's seat is taken over in this order: word, record, oracle, compare-and-swap from that first word. That of a living one whose lease
+//!      ran out, after its note, which is the lease then, was closed: see [`lease`](super::lease). So a permit with a lease is given back by
+//!      compare-and-swap only.
 //! * Orderings: taking a seat is `Acquire` (in `SeqCst`; pairs with the `SeqCst` release of the owner before). Drawing is `Relaxed`:
 //!   one word alone makes tokens grow, and whoever comes after an acquisition finds that word as it was then, or later.
 //! * If we die: with tokens drawn, they are nobody's. With a seat, we are a dead owner: of a permit that the caller never got, too, and the next
@@ -45,6 +47,7 @@
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use super::bell::Bell;
+use super::lease::lost;
 use super::mutex::{Failure, LockWords, thread_word};
 use super::seat::Seat;
 use super::word::{Owner, OwnerWord, Slot, Step};
@@ -330,15 +333,25 @@ pub(crate) fn reserve<R>(
     }
 }
 
+/// What is to be known of whoever is in `seen`; `alive` was asked about before.
+fn judge<H: Host>(host: &H, me: Slot, slot: Slot, seat: &Seat, seen: OwnerWord, alive: Slot) -> Verdict<H::Obituary> {
+    match lost(host, slot, &seat.note, seen) {
+        Some(loser) => Verdict::Dead(loser),
+        None if slot == me || slot == alive => Verdict::Alive,
+        None => host.judge(slot),
+    }
+}
+
 /// Takes the seat, which has no position here, if it is free, or if its owner is dead.
 fn look_at<H: Host>(host: &H, me: Slot, seat: &Seat, token: OwnerWord, alive: &mut Slot) -> Look<H::Obituary> {
     let mut seen = seat.look();
     loop {
         let (free, obituary) = match seen.owner() {
+            // Seats are not reserved.
+            Owner::Nobody if seen.is_reserved() => return Look::Damaged(seen),
             Owner::Nobody => (seen, None),
             Owner::Damaged => return Look::Damaged(seen),
-            Owner::Held(slot) if slot == me || slot == *alive => return Look::Held(seen),
-            Owner::Held(slot) => match host.judge(slot) {
+            Owner::Held(slot) => match judge(host, me, slot, seat, seen, *alive) {
                 Verdict::Alive => {
                     *alive = slot;
                     return Look::Held(seen);

@@ -7,12 +7,14 @@
 //! └──────────────────────────────────────────┴─────────────────┴────────┘
 //! ```
 //!
-//! | slot | ABANDONED | meaning |
-//! | --- | --- | --- |
-//! | none | no | free; `epoch` was the last acquisition |
-//! | none | yes | free, but acquisition `epoch` ended by its owner's death: the next owner is told |
-//! | *n* | no | held by *n* as acquisition `epoch` |
-//! | *n* | yes | held by *n*, who was told that an owner before it died |
+//! | slot | ABANDONED | LEASED | meaning |
+//! | --- | --- | --- | --- |
+//! | none | no | no | free; `epoch` was the last acquisition |
+//! | none | yes | no | free, but acquisition `epoch` ended by its owner's death: the next owner is told |
+//! | none | any | yes | reserved: free for those who waited before, and for nobody who just came |
+//! | *n* | no | no | held by *n* as acquisition `epoch` |
+//! | *n* | yes | no | held by *n*, who was told that an owner before it died |
+//! | *n* | any | yes | held by *n* until its lease runs out: then it may be taken over |
 //!
 //! Invariants, cited by number in the files beside this one:
 //!
@@ -20,7 +22,8 @@
 //! 2. The epoch grows by one whenever a slot enters the word, by as much as it takes whenever tokens are drawn from a free one, and
 //!    never otherwise: a slot and an epoch together name one acquisition for ever, so there is no ABA.
 //! 3. Any two slot codes, and "none" with any of them, differ in at least two bits: no single flipped bit turns
-//!    one owner into another or into nobody.
+//!    one owner into another or into nobody. LEASED takes part in that: with it, the parity bit of the code is the other way round, so no flipped
+//!    bit gives an acquisition a lease, or takes it away, or reserves what is held.
 //! 4. The low 32 bits (16 of the epoch, slot, flags) are what a sleeper hands to the kernel. Two
 //!    acquisitions by one slot have different low halves unless exactly a multiple of 65,536 lie between
 //!    them, and then the lock *is* held and a later release looks at the count of sleepers: nobody dozes on.
@@ -32,13 +35,18 @@ use core::fmt;
 
 /// The lock's last owner died holding it. Harmless if stray: somebody is told of a death that was not.
 const ABANDONED: u64 = 1;
-/// This acquisition may be taken over once its lease ran out. Reserved: this version never sets it.
+/// This acquisition may be taken over once its lease ran out; with no slot: reserved. Comes with [`ODD`].
 const LEASED: u64 = 2;
 const FLAGS_MASK: u64 = ABANDONED | LEASED;
 
 const SLOT_SHIFT: u32 = 2;
 const SLOT_BITS: u32 = 14;
 const SLOT_MASK: u64 = ((1 << SLOT_BITS) - 1) << SLOT_SHIFT;
+
+/// The parity bit of the slot code, turned round: invariant 3.
+const ODD: u64 = 1 << SLOT_SHIFT;
+/// What of a word is none of the slot's but its parity.
+const INDEX_MASK: u64 = SLOT_MASK & !ODD;
 
 const EPOCH_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS;
 const ONE_EPOCH: u64 = 1 << EPOCH_SHIFT;
@@ -142,9 +150,31 @@ impl OwnerWord {
         self.0 as u32
     }
 
+    /// Free for everybody.
     #[inline(always)]
     pub(crate) fn is_free(self) -> bool {
-        self.0 & SLOT_MASK == 0
+        self.0 & (SLOT_MASK | LEASED) == 0
+    }
+
+    /// Free for those who waited before.
+    pub(crate) fn is_reserved(self) -> bool {
+        self.0 & (SLOT_MASK | LEASED) == ODD | LEASED
+    }
+
+    /// Somebody stands in it.
+    pub(crate) fn is_held(self) -> bool {
+        !self.is_free() && !self.is_reserved()
+    }
+
+    /// Nobody holds it, and nobody can: there is no token left.
+    pub(crate) fn is_exhausted(self) -> bool {
+        !self.is_held() && self.epoch() == Self::MAX_EPOCH
+    }
+
+    /// Held until a lease runs out.
+    #[inline(always)]
+    pub(crate) fn is_leased(self) -> bool {
+        self.0 & LEASED != 0 && self.0 & INDEX_MASK != 0
     }
 
     #[inline(always)]
@@ -155,7 +185,14 @@ impl OwnerWord {
     /// The code in the slot field, to be compared with [`Slot::code`].
     #[inline(always)]
     pub(crate) fn slot_code(self) -> u16 {
-        ((self.0 & SLOT_MASK) >> SLOT_SHIFT) as u16
+        let odd = if self.0 & LEASED != 0 { ODD } else { 0 };
+        (((self.0 ^ odd) & SLOT_MASK) >> SLOT_SHIFT) as u16
+    }
+
+    /// Whether an acquisition that this process made is that of the slot with this code: shorter than to compare codes.
+    #[inline(always)]
+    pub(crate) fn was_made_as(self, code: u16) -> bool {
+        (self.0 ^ (code as u64) << SLOT_SHIFT) & INDEX_MASK == 0
     }
 
     pub(crate) fn owner(self) -> Owner {
@@ -177,10 +214,34 @@ impl OwnerWord {
         }
     }
 
-    /// HELD by the dead => HELD by me, abandoned if the death is told of, or if one before was and still is. Only for a word whose owner
-    /// was proven dead.
+    /// RESERVED => HELD, by somebody who waited before.
+    pub(crate) fn acquire_reserved(self, me: Slot) -> Step {
+        debug_assert!(self.is_reserved());
+        self.unreserve().acquire(me)
+    }
+
+    /// FREE => RESERVED. The mark stays.
+    pub(crate) fn reserve(self) -> Self {
+        debug_assert!(self.is_free());
+        Self(self.0 | ODD | LEASED)
+    }
+
+    /// RESERVED => FREE. The mark stays.
+    pub(crate) fn unreserve(self) -> Self {
+        debug_assert!(self.is_reserved());
+        Self(self.0 & !(ODD | LEASED))
+    }
+
+    /// HELD by me => HELD by me with a lease.
+    pub(crate) fn lease(self) -> Self {
+        debug_assert!(self.is_held() && !self.is_leased());
+        Self((self.0 ^ ODD) | LEASED)
+    }
+
+    /// HELD by the dead, or with a lease that ran out => HELD by me, abandoned if that is told of, or if one before was and still is. Only
+    /// for a word whose owner was proven dead, or whose lease was closed.
     pub(crate) fn take_over(self, me: Slot, told: bool) -> Step {
-        debug_assert!(!self.is_free());
+        debug_assert!(self.is_held());
         if self.epoch() == Self::MAX_EPOCH {
             return Step::Exhausted;
         }
@@ -247,7 +308,7 @@ impl OwnerWord {
 
     /// HELD => HELD with a later epoch, by the owner, when what the lock belongs to gets another name. The mark goes.
     pub(crate) fn raise(self, epoch: u64) -> Self {
-        debug_assert!(!self.is_free() && epoch >= self.epoch());
+        debug_assert!(self.is_held() && !self.is_leased() && epoch >= self.epoch());
         Self((epoch << EPOCH_SHIFT) | (self.0 & SLOT_MASK))
     }
 
@@ -280,6 +341,7 @@ impl OwnerWord {
 impl fmt::Debug for OwnerWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.owner() {
+            Owner::Nobody if self.is_reserved() => write!(f, "reserved")?,
             Owner::Nobody => write!(f, "free")?,
             Owner::Held(slot) => write!(f, "held by {slot:?}")?,
             Owner::Damaged => write!(f, "damaged owner {:#06x}", self.slot_code())?,
@@ -288,7 +350,7 @@ impl fmt::Debug for OwnerWord {
         if self.is_abandoned() {
             write!(f, ", abandoned")?;
         }
-        if self.0 & LEASED != 0 {
+        if self.is_leased() {
             write!(f, ", leased")?;
         }
         Ok(())
@@ -335,6 +397,19 @@ mod tests {
             }
         }
         assert_eq!(codes.len(), 8192);
+    }
+
+    #[test]
+    fn no_flipped_bit_frees_holds_leases_or_reserves() {
+        let meanings = || (0u64..1 << EPOCH_SHIFT).map(OwnerWord).filter(|word| word.owner() != Owner::Damaged);
+        for word in meanings() {
+            for bit in (0..EPOCH_SHIFT).filter(|bit| 1 << bit != ABANDONED) {
+                let flipped = OwnerWord(word.0 ^ 1 << bit);
+                assert_eq!((flipped.owner(), flipped.is_held()), (Owner::Damaged, true), "{word:?}, bit {bit}");
+            }
+        }
+        // Nobody's, free and reserved; everybody's, with a lease and without; each with the mark and without.
+        assert_eq!(meanings().count() as u32, 4 + 4 * Slot::MAX);
     }
 
     #[test]
@@ -393,7 +468,22 @@ mod tests {
                 assert_eq!((entered.owner(), entered.epoch()), (Owner::Held(me), 9));
                 assert_eq!(entered.is_abandoned(), word.is_abandoned());
                 assert_eq!(word.enter(me, entered), entered, "a token is an epoch, whatever else stands in its word");
+                assert_eq!((word.reserve().is_reserved(), word.reserve().unreserve()), (true, word));
                 continue;
+            }
+            if word.is_reserved() {
+                assert_eq!((word.owner(), word.is_held(), word.is_leased()), (Owner::Nobody, false, false));
+                assert_eq!(word.acquire_reserved(me), word.unreserve().acquire(me));
+                continue;
+            }
+            assert!(word.is_held());
+            if let (Owner::Held(slot), false) = (word.owner(), word.is_leased()) {
+                let leased = word.lease();
+                assert_eq!((leased.owner(), leased.epoch(), leased.is_leased()), (word.owner(), word.epoch(), true));
+                assert_eq!(leased.is_abandoned(), word.is_abandoned());
+                assert_ne!(leased.low_half(), word.low_half());
+                assert!(leased.was_made_as(slot.code()) && word.was_made_as(slot.code()));
+                assert_eq!(word.was_made_as(me.code()), slot == me);
             }
             for told in [true, false] {
                 match word.take_over(me, told) {
@@ -477,5 +567,7 @@ mod tests {
         let Step::To(held) = free(41).acquire(me) else { panic!() };
         assert_eq!(format!("{held:?}"), "held by slot 3, epoch 42");
         assert_eq!(format!("{:?}", held.abandon()), "free, epoch 42, abandoned");
+        assert_eq!(format!("{:?}", held.lease()), "held by slot 3, epoch 42, leased");
+        assert_eq!(format!("{:?}", held.release().reserve()), "reserved, epoch 42");
     }
 }

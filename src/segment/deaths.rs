@@ -30,7 +30,9 @@ impl Entry {
             Some(Kind::RwLock | Kind::RwLockData) => self.state.load(Acquire) == seen.epoch(),
             // Whoever was at the gate changed nothing yet.
             Some(Kind::Semaphore | Kind::Barrier | Kind::Latch | Kind::Condvar | Kind::Queue) => false,
-            Some(Kind::Mutex | Kind::MutexData | Kind::Once | Kind::Event | Kind::AutoEvent) | None => true,
+            Some(Kind::Mutex | Kind::MutexData | Kind::Once | Kind::Event | Kind::AutoEvent | Kind::Fence) | None => {
+                true
+            }
         }
     }
 
@@ -39,15 +41,15 @@ impl Entry {
         match Kind::from_number(Meta(self.meta.load(Relaxed)).kind()) {
             Some(Kind::RwLock | Kind::RwLockData) => match self.state.load(Relaxed) & OwnerWord::MAX_EPOCH {
                 // Who was told is inside, and only the note says of what.
-                inside if inside == word.epoch() && !word.is_free() => {
+                inside if inside == word.epoch() && word.is_held() => {
                     let since = (inside as u32).wrapping_sub(self.dead.load(Relaxed) as u32);
                     inside.saturating_sub(since.into())
                 }
                 // Others may have had the word since, who did not write.
                 written => written,
             },
-            _ if word.is_free() => word.epoch(),
-            _ => word.epoch().saturating_sub(1),
+            _ if word.is_held() => word.epoch().saturating_sub(1),
+            _ => word.epoch(),
         }
     }
 

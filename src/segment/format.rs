@@ -19,7 +19,7 @@ use crate::protocol::word::{OwnerWord, Slot};
 
 pub(crate) const MAGIC: [u8; 8] = *b"hostlock";
 /// Changes whenever a byte means something else than before.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 /// The `backend` of a segment that is itself the locks.
 pub(crate) const BACKEND_SHARED: u32 = 1;
@@ -217,7 +217,7 @@ pub(crate) struct Globals {
     pub(crate) sweep_hand: AtomicU32,
     /// The unit at which the next search for room starts.
     pub(crate) units_hand: AtomicU32,
-    pub(crate) reserved: [AtomicU32; 3],
+    pub(crate) reserved: [AtomicU32; 17],
 }
 
 /// A participant: one process in the space. Its place in the table is its slot.
@@ -259,7 +259,11 @@ pub(crate) struct Waiter {
     pub(crate) thread: AtomicU64,
     /// Monotonic nanoseconds.
     pub(crate) since: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 4],
+    /// The thread that sleeps, also where what it waits for will be no thread's.
+    pub(crate) asleep: AtomicU64,
+    /// What of what it waits for is its own: see `segment::waiters`.
+    pub(crate) own: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 2],
 }
 
 /// A name and its lock. The first cache line is all that acquiring and releasing touch.
@@ -272,8 +276,6 @@ pub(crate) struct Entry {
     pub(crate) meta: AtomicU64,
     /// When the acquisition of that epoch was first seen: epoch (25 bits), exact or not (1), monotonic milliseconds (38).
     pub(crate) since: AtomicU64,
-    /// Unused in this version.
-    pub(crate) lease: AtomicU64,
     /// For whoever waits for something else than the lock.
     pub(crate) bell: Bell,
     /// What the kind keeps here.
@@ -320,7 +322,7 @@ unsafe impl Shared for ReaderCell {}
 const _: () = {
     use core::mem::offset_of;
     assert!(HEADER_LEN == 128 && HEADER_LEN as u64 <= GLOBALS_AT);
-    assert!(size_of::<Globals>() == 64 && GLOBALS_AT + 64 <= PAGE);
+    assert!(size_of::<Globals>() == 128 && GLOBALS_AT + 128 <= PAGE);
     assert!(size_of::<Record>() == 256 && offset_of!(Record, behalf) == 96 && offset_of!(Record, life) == 128);
     assert!(size_of::<Waiter>() == 64);
     assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64 && offset_of!(Entry, extents) == 192);
@@ -484,11 +486,11 @@ mod tests {
             place checksum);
         assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand units_hand
             reserved);
-        assert_described!("Lock words", LockWords: owner thread sleepers contended);
+        assert_described!("Lock words", LockWords: owner thread sleepers contended lease);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
             flags command behalf reserved digest life behalf_command reserved_too);
-        assert_described!("Waiter record", Waiter: who what thread since reserved);
-        assert_described!("Entry", Entry: lock meta since lease bell state name hash swept dead dead_command recovered extents
+        assert_described!("Waiter record", Waiter: who what thread since asleep own reserved);
+        assert_described!("Entry", Entry: lock meta since bell state name hash swept dead dead_command recovered extents
             count reserved);
         assert_described!("Bell", Bell: rung sleepers);
         assert_described!("Seat", Seat: owner note);

@@ -113,6 +113,6 @@ impl Segment {
 
     /// Every thread that is noted as asleep.
     pub(crate) fn sleepers(&self) -> impl Iterator<Item = Sleeper> {
-        self.waiters.iter().filter_map(read)
+        self.waiters.iter().enumerate().filter_map(read)
     }
 }

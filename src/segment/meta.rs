@@ -18,10 +18,11 @@ pub(crate) enum Kind {
     MutexData = 20,
     RwLockData = 23,
     AutoEvent = 24,
+    Fence = 27,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Mutex,
         Self::RwLock,
         Self::Semaphore,
@@ -34,6 +35,7 @@ impl Kind {
         Self::MutexData,
         Self::RwLockData,
         Self::AutoEvent,
+        Self::Fence,
     ];
 
     /// The kind with this number, if this version knows it.
@@ -50,6 +52,7 @@ impl Kind {
             Self::Condvar => "condition variable",
             Self::Event => "event",
             Self::AutoEvent => "event that resets itself",
+            Self::Fence => "fence",
             Self::Barrier => "barrier",
             Self::Latch => "latch",
             Self::Once => "once",

@@ -288,8 +288,10 @@ impl Segment {
 
     /// FREE => HELD for an entry's lock, if it still is exactly as it was `seen`.
     fn hold(&self, index: u32, me: Slot, seen: OwnerWord) -> Option<OwnerWord> {
-        let Step::To(held) = seen.acquire(me) else { return None };
         let owner = &self.entries.get(index as usize)?.lock.owner;
+        // Nobody may have it who is not counted, and who is counted is asked for elsewhere.
+        let free = if seen.is_reserved() { seen.unreserve() } else { seen };
+        let Step::To(held) = free.acquire(me) else { return None };
         // Acquire (in SeqCst): what the last one wrote into the entry. Pairs with the release of its lock.
         // SeqCst, as are the loads in `is_unused`: whoever got a part of the lock past us sees us here, or we see its part.
         owner.compare_exchange(seen.0, held.0, SeqCst, Relaxed).is_ok().then_some(held)

@@ -10,7 +10,7 @@ use core::sync::atomic::fence;
 use super::Segment;
 use super::format::{Place, Waiter};
 use crate::os::clock::Monotonic;
-use crate::os::futex;
+use crate::os::{fork, futex};
 use crate::protocol::word::Slot;
 
 /// Taken, but not filled in: whoever died here is on some count, but which is not known.
@@ -52,25 +52,41 @@ impl Target {
 }
 
 /// A thread that sleeps, as its record says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sleeper {
     pub(crate) slot: Slot,
     pub(crate) incarnation: u32,
     pub(crate) target: Target,
     pub(crate) thread: u32,
     pub(crate) since: Monotonic,
+    /// The thread that sleeps, also where what it waits for will be no thread's.
+    pub(crate) asleep: u32,
+    pub(crate) own: u64,
+    /// Which record it is.
+    pub(crate) index: usize,
 }
+
+/// Of whoever waits until it is the only reader left: it is one itself.
+pub(crate) const OWN_READER: u64 = 1;
 
 /// A record taken by [`Segment::enlist`].
 #[derive(Debug)]
 pub(crate) struct Enlisted {
-    index: usize,
+    pub(crate) index: usize,
     who: u64,
 }
 
 impl Segment {
-    /// Notes that a thread of `slot` sleeps. `None` when all records are taken: then nobody sees it, and nothing else is lost.
-    pub(crate) fn enlist(&self, slot: Slot, incarnation: u32, thread: u32, target: Target) -> Option<Enlisted> {
+    /// Notes that a thread of `slot` sleeps. `own`: of what it waits for, what is its own already: [`OWN_READER`], or the first token of the permits that it
+    /// collects. `None` when all records are taken: then nobody sees it, and nothing else is lost.
+    pub(crate) fn enlist(
+        &self,
+        slot: Slot,
+        incarnation: u32,
+        thread: u32,
+        target: Target,
+        own: u64,
+    ) -> Option<Enlisted> {
         let count = self.waiters.len();
         let who = who(slot, incarnation);
         // Threads start at different places, so that they seldom meet.
@@ -86,6 +102,8 @@ impl Segment {
             record.what.store(target.pack(), Relaxed);
             record.thread.store(thread.into(), Relaxed);
             record.since.store(Monotonic::now().0, Relaxed);
+            record.asleep.store(fork::thread().into(), Relaxed);
+            record.own.store(own, Relaxed);
             // Release: the fields above, for whoever reads or clears the record.
             record.who.store(who, Release);
             return Some(Enlisted { index, who });
@@ -139,7 +157,7 @@ impl Segment {
 }
 
 /// What a record says, if it stands for somebody.
-pub(super) fn read(record: &Waiter) -> Option<Sleeper> {
+pub(super) fn read((index, record): (usize, &Waiter)) -> Option<Sleeper> {
     // Acquire: pairs with the Release in `enlist`: the fields.
     let who = record.who.load(Acquire);
     let slot = Slot::new(((who >> 16) as u16 as u32).checked_sub(1)?)?;
@@ -149,6 +167,9 @@ pub(super) fn read(record: &Waiter) -> Option<Sleeper> {
         target: Target::unpack(record.what.load(Relaxed)),
         thread: record.thread.load(Relaxed) as u32,
         since: Monotonic(record.since.load(Relaxed)),
+        asleep: record.asleep.load(Relaxed) as u32,
+        own: record.own.load(Relaxed),
+        index,
     };
     // Whoever takes a record after somebody else changes this word first, by a compare-and-swap.
     fence(Acquire);

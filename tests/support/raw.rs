@@ -82,14 +82,15 @@ impl Raw {
         (0..u64::from(self.u32_at(NAMES_AT)))
             .map(|index| {
                 let at = start + index * 256;
-                let meta = self.u64_at(at + 24);
+                let meta = self.u64_at(at + 32);
                 let [.., state, _, len, _] = meta.to_be_bytes();
                 let mut name = vec![0; if state == 1 { len.into() } else { 0 }];
                 self.0.read_exact_at(&mut name, at + 64).expect("inside the segment");
                 RawEntry {
                     at,
                     owner: self.u64_at(at),
-                    sleepers: self.u32_at(at + 16),
+                    // Without the marks beside the count.
+                    sleepers: self.u32_at(at + 16) & 0x3FFF_FFFF,
                     meta,
                     name: String::from_utf8_lossy(&name).into_owned(),
                 }

@@ -55,9 +55,7 @@ impl Looking {
                 let again = KernelLocks::read().unwrap_or_default();
                 let is_held = again.of(locked).any(|lock| lock.mode == Mode::Exclusive);
                 match record.is_held_as(holder.token) && !is_held {
-                    true => {
-                        Seen::Gone(Abandoned { token: holder.token, pid: Some(holder.pid), command: holder.command })
-                    }
+                    true => Seen::Gone(Abandoned::noted(holder.token, holder.pid, holder.command)),
                     false => Seen::Held(holder),
                 }
             }
@@ -119,6 +117,7 @@ fn unknown(token: u64) -> Holder {
         held: Held::Unknown,
         elsewhere: false,
         readers: 0,
+        lease: None,
         on_behalf_of: None,
     }
 }

@@ -9,6 +9,7 @@ use super::inspect::Looking;
 use super::ownership::{Standing, readers_left};
 use super::record::Record;
 use super::table::{Idle, Opened, idle_of, keep_held, take_held, with_held};
+use crate::backend::cancel;
 use crate::backend::lock::{Abandonment, Acquisition, Spec, Waited};
 use crate::backend::rwlock::Reading;
 use crate::os::clock::{Deadline, Monotonic};
@@ -28,7 +29,7 @@ const RECENT: Duration = Duration::from_millis(20);
 const FAIR: Duration = Duration::from_millis(100);
 
 /// Pauses that grow up to a bound.
-pub(super) struct Pauses {
+pub(in crate::backend) struct Pauses {
     next: Duration,
     deadline: Deadline,
     pub(super) started: Monotonic,
@@ -36,19 +37,19 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    pub(super) fn new(deadline: Deadline) -> Self {
+    pub(in crate::backend) fn new(deadline: Deadline) -> Self {
         let started = Monotonic::now();
         Self { next: PAUSES.0, deadline, started, looked: started }
     }
 
-    /// `false`: there is no time left. The second half: it is time to look at the space.
-    pub(super) fn pause(&mut self) -> (bool, bool) {
+    /// `false`: there is no time left, or it was cancelled. The second half: it is time to look at the space.
+    pub(in crate::backend) fn pause(&mut self) -> (bool, bool) {
         let now = Monotonic::now();
         let left = match self.deadline {
             Deadline::Never => Duration::MAX,
             Deadline::At(at) => at.since(now),
         };
-        if left.is_zero() {
+        if left.is_zero() || cancel::is_due() {
             return (false, false);
         }
         std::thread::sleep(self.next.min(left));
@@ -60,7 +61,7 @@ impl Pauses {
         (true, is_time)
     }
 
-    pub(super) fn waited(&self) -> Duration {
+    pub(in crate::backend) fn waited(&self) -> Duration {
         Monotonic::now().since(self.started)
     }
 }
@@ -244,6 +245,9 @@ impl FileLock {
     }
 
     fn timed_out(&self, pauses: &Pauses) -> Error {
+        if cancel::is_due() {
+            return Error::Cancelled { name: self.spec.name.clone() };
+        }
         let holder = self.holders().ok().and_then(|holders| holders.into_iter().next());
         Error::TimedOut { name: self.spec.name.clone(), holder: holder.map(Box::new), waited: pauses.waited() }
     }
@@ -257,9 +261,9 @@ impl FileLock {
         let may = |waiting: Option<&Pauses>| match waiting.is_some()
             && !std::mem::replace(&mut was_asked, waiting.is_some())
         {
-            true => self
-                .held_by(thread)
-                .map_or(Ok(true), |token| Err(Error::Deadlock { name: self.spec.name.clone(), token })),
+            true => self.held_by(thread).map_or(Ok(true), |token| {
+                Err(Error::Deadlock { name: self.spec.name.clone(), token, cycle: Box::default() })
+            }),
             false => Ok(true),
         };
         let Locked { opened, dead } = self.wait(Mode::Exclusive, deadline, may)?;
@@ -310,6 +314,11 @@ impl FileLock {
     #[inline(never)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
         self.space.end(acquisition.entry(), acquisition.token_of_file(), None, &self.idle)
+    }
+
+    /// Ends an acquisition that nothing was done with; the next one is told of the same death.
+    pub(crate) fn give_up(&self, acquisition: Acquisition, told: Option<&Abandoned>) {
+        self.space.end(acquisition.entry(), acquisition.token_of_file(), told, &self.idle);
     }
 
     /// Ends an acquisition as our death would.

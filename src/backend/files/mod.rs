@@ -26,7 +26,7 @@ use fs2::FileExt;
 use crate::backend::inspect::kind as kind_of;
 use crate::backend::lock::Spec;
 use crate::os::clock::Monotonic;
-use crate::os::file::{self, KeptFile};
+use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::Guarded;
 use crate::os::identity;
 use crate::os::lock_file::{self, LockFile, Mode};
@@ -109,6 +109,10 @@ impl FileSpace {
         let space = Arc::new(Self { index, directory, process, me, acts: AtomicBool::new(false) });
         spaces.push(Arc::downgrade(&space));
         Ok(space)
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.index.id
     }
 
     pub(crate) fn directory(&self) -> &Path {

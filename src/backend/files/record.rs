@@ -224,7 +224,7 @@ impl Record<'_> {
 
     /// Of this very process, for whoever abandons.
     pub(crate) fn as_dead(me: &Me, token: u64) -> Abandoned {
-        Abandoned { token, pid: Some(me.identity.pid), command: to_text(&me.command) }
+        Abandoned::noted(token, me.identity.pid, to_text(&me.command))
     }
 
     /// What it says to whoever has no lock.
@@ -250,6 +250,7 @@ impl Record<'_> {
                     held: Held::For(std::time::Duration::from_millis(now().saturating_sub(since))),
                     elsewhere,
                     readers: 0,
+                    lease: None,
                     on_behalf_of: (words[BEHALF] != 0)
                         .then(|| Process { pid: words[BEHALF] as u32, command: to_text(&words[BEHALF + 1..]) }),
                 }));
@@ -280,8 +281,7 @@ fn dead_in(words: &[u64]) -> Option<Abandoned> {
         DEAD => (words[DIED], words[DIED + 1], &words[DIED + 2..DIED + 6]),
         _ => (words[STATE] >> 2, words[OWNER], &words[5..9]),
     };
-    let pid = pid as u32;
-    Some(Abandoned { token, pid: (pid != 0).then_some(pid), command: to_text(command) })
+    Some(Abandoned::noted(token, pid as u32, to_text(command)))
 }
 
 fn now() -> u64 {

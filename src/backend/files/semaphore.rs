@@ -9,6 +9,7 @@ use super::inspect::Looking;
 use super::lock::{Locked, Pauses};
 use super::record::Record;
 use super::table::{Idle, Opened, idle_of, keep_held, with_held};
+use crate::backend::cancel;
 use crate::backend::lock::Spec;
 use crate::backend::semaphore::{More, Permit};
 use crate::os::clock::Deadline;
@@ -63,6 +64,10 @@ impl FileSemaphore {
             named,
             hint,
         })
+    }
+
+    pub(crate) fn space(&self) -> &FileSpace {
+        &self.space
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -189,6 +194,9 @@ impl FileSemaphore {
     }
 
     fn timed_out(&self, pauses: &Pauses) -> Error {
+        if cancel::is_due() {
+            return Error::Cancelled { name: self.spec.name.clone() };
+        }
         let holder = self.holders().ok().and_then(|holders| holders.into_iter().next());
         Error::TimedOut { name: self.spec.name.clone(), holder: holder.map(Box::new), waited: pauses.waited() }
     }

@@ -12,7 +12,7 @@ use super::{Mode, explore, sweep};
 use crate::sync::burned;
 
 /// All threads ended: the first to come cleans up after the dead and finds the lock as it should be.
-fn settle(world: &Rc<World>, algorithm: impl Algorithm, mortals: &[usize]) {
+pub(super) fn settle(world: &Rc<World>, algorithm: impl Algorithm, mortals: &[usize]) {
     let starter = world.participant(STARTER);
     for mortal in mortals {
         starter.clean_up(algorithm, *mortal);

@@ -18,7 +18,7 @@ use loom::sync::atomic::fence;
 use loom::sync::{Condvar, Mutex};
 
 use super::super::word::{OwnerWord, Slot};
-use super::super::{Host, Verdict};
+use super::super::{Host, Verdict, lease};
 use crate::sync::{AtomicU32, AtomicU64, as_one_step, total_order, with_fuse};
 
 /// Who can take part: the three threads of a model, the thread that starts them, and one who was there before.
@@ -49,6 +49,8 @@ pub(super) struct Machine {
     calls: [Condvar; PARTICIPANTS],
     lives: [AtomicU32; PARTICIPANTS],
     records: [AtomicU64; PARTICIPANTS],
+    /// What leases go by.
+    clock: AtomicU64,
     /// How many died who may have left a stray one on a count. Not watched.
     strays: Cell<u32>,
     /// Whether sleeps are bounded: whether a death ends them.
@@ -72,6 +74,8 @@ pub(super) struct Thread {
     thread: u32,
     /// How often it spins.
     spins: u32,
+    /// Whether it wants to be before those who just come, as soon as it has to sleep.
+    hungry: bool,
     /// Whether its wait has a deadline, and so may end without what it waits for.
     patient: bool,
     /// What its records say that it waits for.
@@ -95,6 +99,7 @@ impl Machine {
             calls: Default::default(),
             lives: core::array::from_fn(|_| AtomicU32::new(ALIVE)),
             records: core::array::from_fn(|_| AtomicU64::new(0)),
+            clock: AtomicU64::new(1),
             strays: Cell::new(0),
             bounded: Cell::new(true),
             is_told_of: RefCell::new(Box::new(|_| true)),
@@ -119,6 +124,7 @@ impl Machine {
             slot: number,
             thread: 0,
             spins: 0,
+            hungry: false,
             patient: true,
             waits_for: Futex::Lock,
             deaths_known: Cell::new(0),
@@ -136,6 +142,21 @@ impl Machine {
             beds.queue.retain(|(sleeper, _)| *sleeper != bed);
             self.calls[bed].notify_one();
         }
+    }
+
+    /// Lets the time of all leases that end up to `now` come. Every sleeper looks then.
+    pub(super) fn pass_time(&self, now: u64) {
+        self.clock.store(now, Release);
+        let mut beds = self.beds.lock().unwrap();
+        beds.deaths += 1;
+        for (sleeper, _) in beds.queue.drain(..) {
+            self.calls[sleeper].notify_one();
+        }
+    }
+
+    /// What time it is.
+    pub(super) fn now(&self) -> u64 {
+        self.clock.load(Acquire)
     }
 
     /// Wakes the first sleeper there; whether there was one.
@@ -185,6 +206,10 @@ impl Thread {
         Self { spins, ..self.same() }
     }
 
+    pub(super) fn hungry(&self) -> Self {
+        Self { hungry: true, ..self.same() }
+    }
+
     pub(super) fn with_deadline(&self) -> Self {
         Self { patient: false, ..self.same() }
     }
@@ -201,6 +226,7 @@ impl Thread {
             slot: self.slot,
             thread,
             spins,
+            hungry: self.hungry,
             patient,
             waits_for,
             incarnation: self.incarnation,
@@ -305,6 +331,23 @@ impl Host for Thread {
             DEAD => Verdict::Dead(slot),
             _ => Verdict::Unregistered,
         }
+    }
+
+    fn run_out(&self, slot: Slot, lease: &AtomicU64, seen: OwnerWord) -> Option<Slot> {
+        let has_come = |when| when <= self.machine.clock.load(Acquire);
+        lease::close(lease, seen, has_come).then_some(slot)
+    }
+
+    fn is_starving(&self) -> bool {
+        self.hungry
+    }
+
+    fn is_awaited(&self) -> bool {
+        let alive = |record: &AtomicU64| match (record.load(Acquire) >> 16) as u16 {
+            0 => false,
+            slot => self.machine.lives[slot as usize - 1].load(Acquire) == ALIVE,
+        };
+        (0..PARTICIPANTS).any(|bed| bed != self.bed && alive(&self.machine.records[bed]))
     }
 
     fn thread(&self) -> u32 {

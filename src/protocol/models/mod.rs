@@ -15,6 +15,8 @@
 //! * [`recovery`]: owners that died, survivors, and a slot that somebody else moves into.
 //! * [`deaths`]: somebody dies, at any point: one exploration for each length of its fuse, until nobody dies any more.
 //! * [`seeded`]: bugs put in on purpose, each of which must be caught by one of these.
+//! * [`handoff`]: a lock that is reserved for who waited for long; [`handoff_seeded`]: its bugs.
+//! * [`lease`]: an acquisition that ends by itself. [`deadlock`]: looking for those who wait for each other.
 //! * [`claim`]: a lock file that is replaced under its holder.
 //! * [`ring`]: items under a mutex.
 //! * [`semaphore`]: permits behind a gate, in the [`semaphore_world`]; [`semaphore_seeded`]: its bugs.
@@ -29,11 +31,15 @@
 //! point of the text that is differs between executions, but all are reached, since a sweep ends only when nobody dies any more.
 //!
 //! Nothing here covers: two fuses at once (a second death comes after one that was there before), a record in use by two
-//! incarnations, leases, `SeqCst` operations as such, and the oracle, which is told what is so.
+//! incarnations, `SeqCst` operations as such, and the oracle, which is told what is so.
 
 mod bell;
 mod claim;
+mod deadlock;
 mod deaths;
+mod handoff;
+mod handoff_seeded;
+mod lease;
 mod machine;
 mod meet;
 mod mutex;

@@ -41,6 +41,15 @@ pub(super) trait Algorithm: Copy + Send + Sync + 'static {
         lock.release(mine, wake)
     }
 
+    fn release_fair(
+        self,
+        lock: &LockWords,
+        mine: OwnerWord,
+        wake: &dyn Fn(&AtomicU64) -> bool,
+    ) -> Result<OwnerWord, OwnerWord> {
+        lock.release_fair(mine, wake)
+    }
+
     fn give_back(self, lock: &LockWords, dead: Slot, wake: &dyn Fn(&AtomicU64) -> bool) -> Option<OwnerWord> {
         recovery::give_back(lock, dead, |_| true, wake)
     }
@@ -207,6 +216,11 @@ impl Participant {
         self.as_thread(self.thread.spinning(spins))
     }
 
+    /// As one that has waited for long as soon as it has to.
+    pub(super) fn hungry(&self) -> Self {
+        self.as_thread(self.thread.hungry())
+    }
+
     pub(super) fn with_deadline(&self) -> Self {
         self.as_thread(self.thread.with_deadline())
     }
@@ -255,6 +269,12 @@ impl Participant {
 
     pub(super) fn release(&self, algorithm: impl Algorithm, mine: OwnerWord) {
         let released = algorithm.release(&self.world.lock, mine, &|_| self.world.wake());
+        assert!(released.is_ok(), "taken from the living: {released:?} instead of {mine:?}");
+    }
+
+    /// The same, and who waits is first.
+    pub(super) fn release_fair(&self, algorithm: impl Algorithm, mine: OwnerWord) {
+        let released = algorithm.release_fair(&self.world.lock, mine, &|_| self.world.wake());
         assert!(released.is_ok(), "taken from the living: {released:?} instead of {mine:?}");
     }
 
