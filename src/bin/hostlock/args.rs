@@ -29,6 +29,9 @@ pub(crate) enum Action {
     #[command(override_usage = "hostlock run [OPTIONS] NAME -- COMMAND...")]
     #[command(after_help = RUN_EXIT, after_long_help = RUN_MANUAL)]
     Run(RunArgs),
+    /// Run a command while leading: of all that say so, one at a time
+    #[command(override_usage = "hostlock elect [OPTIONS] NAME -- COMMAND...", after_long_help = ELECT_MANUAL)]
+    Elect(ElectArgs),
     /// Show who holds what, who waits, and what died
     #[command(override_usage = "hostlock status [OPTIONS] [NAME]", after_long_help = STATUS_MANUAL)]
     Status(StatusArgs),
@@ -127,6 +130,9 @@ pub(crate) struct RunArgs {
     /// Count for K of those N (default: 1)
     #[arg(long, value_name = "K", conflicts_with_all = ["shared", "exclusive"], value_parser = permits())]
     pub(crate) permits: Option<u32>,
+    /// Hold it while renewed within TIME; lost, end COMMAND
+    #[arg(long, value_name = "TIME", conflicts_with = "shared", value_parser = time)]
+    pub(crate) lease: Option<Duration>,
     /// Let COMMAND inherit nothing of the lock
     #[arg(short = 'o', long)]
     pub(crate) close: bool,
@@ -138,7 +144,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
     /// Create the space with MODE: 600 or, for a group, 660
-    #[arg(long, value_name = "MODE", value_parser = mode)]
+    #[arg(long, value_name = "MODE", value_parser = mode, hide_short_help = true)]
     pub(crate) mode: Option<u32>,
     /// The lock: up to 64 bytes, created if nobody named it before
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -149,10 +155,60 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ElectArgs {
+    /// Lead while renewed within TIME; lost, end COMMAND and start over
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub(crate) lease: Duration,
+    /// Do not say who leads
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+    /// Let COMMAND inherit nothing of the lock
+    #[arg(short = 'o', long, hide_short_help = true)]
+    pub(crate) close: bool,
+    #[command(flatten)]
+    pub(crate) space: SpaceArgs,
+    /// Create the space with MODE: 600 or, for a group, 660
+    #[arg(long, value_name = "MODE", value_parser = mode, hide_short_help = true)]
+    pub(crate) mode: Option<u32>,
+    /// The election: up to 64 bytes, a lock that `run` knows too
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: String,
+    /// What to run while leading, with its arguments
+    #[arg(value_name = "COMMAND", required = true, num_args = 1.., trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl From<ElectArgs> for RunArgs {
+    fn from(args: ElectArgs) -> Self {
+        let ElectArgs { lease, quiet, close, space, mode, name, command } = args;
+        Self {
+            only_try: false,
+            timeout: None,
+            conflict_exit_code: None,
+            exclusive: false,
+            shared: false,
+            of: None,
+            permits: None,
+            lease: Some(lease),
+            close,
+            quiet,
+            space,
+            backend: BackendArgs { backend: BackendArg::Auto, any_file_system: false },
+            mode,
+            name,
+            command,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Only this lock
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
+    /// Show who waits for whom
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) waits: bool,
     /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
@@ -175,21 +231,23 @@ const EXAMPLES: &str = "\
 Examples:
   hostlock run -n nightly -- ./report.sh       run it, unless it runs already
   hostlock run -w 30s deploy -- make deploy    wait half a minute for the lock
+  hostlock elect cron -- ./scheduler           one of many runs it, while it can
   hostlock status                              who holds what
   hostlock doctor                              what this machine can do
 
 `hostlock run --help` has more.";
 
 const RUN_EXIT: &str = "\
-Exit: as COMMAND; 128+N if signal N ended it; 75 lock not got; 64 wrong call;
-69 space unusable; 71 no process; 126, 127 COMMAND cannot be run, not found.";
+Exit: as COMMAND; 128+N if signal N ended it; 75 lock not got, 70 lost; 64 wrong
+call; 69 space unusable; 71 no process; 126, 127 COMMAND cannot run, not found.";
 
 const RUN_MANUAL: &str = "\
 Exit status:
   COMMAND's; 128+N if signal N ended it (if N was sent to hostlock too, it ends of it)
   64   called in a way that cannot be          75   the lock was not got (-E N: N)
   69   the space cannot be used                126  COMMAND cannot be run
-  71   no process could be started             127  COMMAND was not found
+  70   the lease was lost (--lease)            127  COMMAND was not found
+  71   no process could be started
 
 What COMMAND sees:
   HOSTLOCK_NAME       NAME
@@ -212,6 +270,15 @@ How long the lock is held:
   inherited: with --close, and for what closes descriptors (sudo, daemons) or may not
   be killed (set-user-ID programs), the next holder may start before COMMAND is gone.
 
+With --lease TIME:
+  hostlock renews the lock while it runs, at a third of TIME. If it cannot for TIME (it was
+  stopped, the machine was suspended or did not get to it), whoever waits may take the
+  lock over; hostlock then says so, sends COMMAND a TERM, 5 s later a KILL, and exits with
+  70. Until then COMMAND may run beside the next holder: what it writes to should refuse a
+  HOSTLOCK_TOKEN smaller than the largest it has seen. If hostlock is killed, the lock
+  is held until TIME is over or everything that COMMAND started has ended. COMMAND that
+  hangs keeps the lock: it is hostlock that is watched.
+
 Signals sent to hostlock are passed on to COMMAND; those of the terminal reach it by
 themselves while it stays in the foreground group. A NAME that an ancestor of hostlock runs under is not waited for.
 
@@ -226,17 +293,36 @@ Examples:
   hostlock run --path /srv/app/locks db -- ./dump  a space of one's own
   hostlock run --path /srv/team/locks --mode 660 db -- ./dump
                                                    shared with the group of /srv/team
+  hostlock run --lease 30s feed -- ./publish       not kept if this machine is suspended
   hostlock run job -- sh -c './a && ./b'           several commands";
 
+const ELECT_MANUAL: &str = "\
+Waits until it leads under NAME, runs COMMAND, and leads until COMMAND has ended; then
+exits as COMMAND did, and somebody else leads. If it loses its lead while COMMAND
+runs (see --lease in hostlock run --help), it ends COMMAND and starts over: it waits
+until it leads again, and runs COMMAND anew. The leader's death is seen at once.
+
+COMMAND sees what it sees under `run`. HOSTLOCK_TOKEN grows with each term: hand it to
+what COMMAND changes, and have that refuse a smaller one than the largest it has seen.
+Who leads, `hostlock status NAME` says; `hostlock run NAME` keeps others from leading.
+
+Exit status: as of run.
+
+Examples:
+  hostlock elect scheduler -- ./scheduler
+  hostlock elect --lease 30s --path /srv/app/locks db-primary -- ./primary";
+
 const STATUS_MANUAL: &str = "\
-One line for each lock, in the order of their names. Nothing is changed by looking.
-The columns, and the fields of --json, are described in the README.
+One line for each lock, in the order of their names; with --waits one for each that waits,
+the longest first, with who is in its way. Nothing is changed by looking.
+The columns, and the fields of --json, are described in src/docs/tool.md.
 
 Exit status: 0; 64 wrong call; 69 no such space, no such lock, or not a sound one.
 
 Examples:
   hostlock status
   hostlock status deploy
+  hostlock status --waits                      who waits for whom
   hostlock status --json | jq -r '.locks[] | select(.state == \"held\") | .name'";
 
 const MOVE_MANUAL: &str = "\
@@ -283,7 +369,7 @@ pub(crate) fn parse() -> Parsed {
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Wrong(Failure::new(
                 Code::Usage,
-                "say what to do: run, status, move or doctor; see hostlock --help",
+                "say what to do: run, elect, status, move or doctor; see hostlock --help",
             )),
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Tell(error.render().to_string()),
             _ => Parsed::Wrong(Failure::new(Code::Usage, one_line(&error.render().to_string()))),
@@ -297,7 +383,8 @@ fn one_line(text: &str) -> String {
     let what = what.split("\n\nFor more information").next().unwrap_or_default();
     let what: Vec<&str> = what.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut what = what.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
-    let verb = std::env::args().nth(1).filter(|verb| ["run", "status", "move", "doctor"].contains(&verb.as_str()));
+    let verb =
+        std::env::args().nth(1).filter(|verb| ["run", "elect", "status", "move", "doctor"].contains(&verb.as_str()));
     if verb.as_deref() == Some("run") && what.starts_with("unexpected argument '-c'") {
         // flock(1) has it.
         what = "there is no -c; a line for a shell is: run NAME -- sh -c LINE".into();

@@ -13,6 +13,8 @@ pub(crate) enum Code {
     Usage = 64,
     /// The space cannot be used, or there is none, or no such lock in it.
     Unavailable = 69,
+    /// The lock's lease was lost while COMMAND ran.
+    Lost = 70,
     /// The system did not let a process be started.
     System = 71,
     /// What was to be printed could not be written.

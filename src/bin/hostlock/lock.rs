@@ -1,8 +1,8 @@
 //! What `run` holds: a lock of whatever kind its name has, behind one face.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hostlock::{Abandoned, Error, Holder, LockKind, Mutex, RwLock, Semaphore, Space};
+use hostlock::{Abandoned, Error, Holder, Lease, LeaseGuard, LockKind, Mutex, RwLock, Semaphore, Space};
 use hostlock::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 
 use crate::args::RunArgs;
@@ -21,6 +21,7 @@ pub(crate) enum Guard {
     Write(OwnedRwLockWriteGuard),
     Read(OwnedRwLockReadGuard),
     Permits(OwnedSemaphorePermit),
+    Leased(LeaseGuard),
 }
 
 impl Lock {
@@ -42,7 +43,13 @@ impl Lock {
         })
     }
 
-    pub(crate) fn try_acquire(&self) -> Result<Guard, Error> {
+    pub(crate) fn try_acquire(&self, lease: Option<&Lease>) -> Result<Guard, Error> {
+        if let Some(lease) = lease {
+            return self.lease_for(lease, Duration::ZERO).map_err(|error| match error {
+                Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
+                error => error,
+            });
+        }
         match self {
             Self::Alone(mutex) => mutex.try_lock_owned().map(Guard::Alone),
             Self::Write(lock) => lock.try_write_owned().map(Guard::Write),
@@ -51,8 +58,23 @@ impl Lock {
         }
     }
 
+    /// With a lease: whoever reads has none.
+    fn lease_for(&self, lease: &Lease, timeout: Duration) -> Result<Guard, Error> {
+        let lease = lease.clone();
+        match self {
+            Self::Alone(mutex) => mutex.try_lock_with_lease_for(lease, timeout),
+            Self::Write(lock) | Self::Read(lock) => lock.try_write_with_lease_for(lease, timeout),
+            Self::Permits(semaphore, count) => semaphore.try_acquire_many_with_lease_for(*count, lease, timeout),
+        }
+        .map(Guard::Leased)
+    }
+
     /// Without a deadline: for as long as it takes.
-    pub(crate) fn acquire_until(&self, deadline: Option<Instant>) -> Result<Guard, Error> {
+    pub(crate) fn acquire_until(&self, deadline: Option<Instant>, lease: Option<&Lease>) -> Result<Guard, Error> {
+        if let Some(lease) = lease {
+            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+            return self.lease_for(lease, deadline.map_or(Duration::MAX, left));
+        }
         match (self, deadline) {
             (Self::Alone(mutex), Some(deadline)) => mutex.try_lock_owned_until(deadline).map(Guard::Alone),
             (Self::Alone(mutex), None) => mutex.lock_owned().map(Guard::Alone),
@@ -112,6 +134,7 @@ macro_rules! each {
             Guard::Write($held) => $what,
             Guard::Read($held) => $what,
             Guard::Permits($held) => $what,
+            Guard::Leased($held) => $what,
         }
     };
 }
@@ -126,11 +149,22 @@ impl Guard {
     }
 
     pub(crate) fn stamp(&self) {
-        each!(self, held => held.stamp())
+        match self {
+            Self::Alone(guard) => guard.stamp(),
+            Self::Write(guard) => guard.stamp(),
+            Self::Read(guard) => guard.stamp(),
+            Self::Permits(permits) => permits.stamp(),
+            // It is.
+            Self::Leased(_) => {}
+        }
     }
 
     pub(crate) fn unlock(self) -> Result<(), Error> {
         each!(self, held => held.unlock())
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        each!(self, held => held.is_held())
     }
 
     /// As the death of its owner: the next one is told, except of a reader, who left nothing half done.
@@ -140,6 +174,7 @@ impl Guard {
             Self::Write(guard) => guard.abandon(),
             Self::Read(guard) => guard.unlock(),
             Self::Permits(permits) => permits.abandon(),
+            Self::Leased(guard) => guard.abandon(),
         }
     }
 }

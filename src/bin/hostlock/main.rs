@@ -1,7 +1,7 @@
 //! `hostlock`: the locks of a machine's processes, for shells.
 //!
 //! Everything here stands on the library's public functions. [`args`] is what can be said on the command line, [`exit`] how the tool
-//! ends, [`run`] a command under a lock ([`signals`]: what reaches it meanwhile), [`status`] who holds what, [`doctor`] what
+//! ends, [`run`] a command under a lock, or while leading ([`signals`]: what reaches it meanwhile), [`status`] who holds what, [`doctor`] what
 //! this machine can do.
 #![deny(unsafe_code)]
 
@@ -21,6 +21,7 @@ use args::{Action, Parsed};
 fn main() -> ExitCode {
     let outcome = match args::parse() {
         Parsed::Act(Action::Run(args)) => run::run(args),
+        Parsed::Act(Action::Elect(args)) => run::elect(args.into()),
         Parsed::Act(Action::Status(args)) => status::status(&args).map(|()| 0),
         Parsed::Act(Action::Move(args)) => move_to(&args).map(|()| 0),
         Parsed::Act(Action::Doctor(args)) => doctor::doctor(&args).map(|()| 0),

@@ -9,14 +9,14 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use hostlock::{Error, Holder, Space};
+use hostlock::{Error, Holder, Lease, Space};
 use nix::errno::Errno;
 
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
 use crate::lock::{self, Guard, Lock, Waited};
 use crate::output;
-use crate::signals::{End, Signals};
+use crate::signals::{End, Lost, Signals};
 
 const NAME: &str = "HOSTLOCK_NAME";
 const SPACE: &str = "HOSTLOCK_SPACE";
@@ -26,7 +26,68 @@ const ABANDONED: &str = "HOSTLOCK_ABANDONED";
 /// A wait longer than this says who holds the lock.
 const SILENCE: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
+pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
+    let (args, space, lock) = prepare(args)?;
+    let term = Term::new(&args)?;
+    let guard = match acquire(&lock, &args, term.lease.as_ref()) {
+        Ok(guard) => guard,
+        Err(failure) if failure.code == Code::Conflict as u8 => {
+            let code = args.conflict_exit_code.unwrap_or(failure.code);
+            if args.quiet {
+                return Ok(code);
+            }
+            return Err(Failure { code, ..failure });
+        }
+        Err(failure) => return Err(failure),
+    };
+    let Ended { how, held, signals } = run_command(&args, &space, guard, &term)?;
+    // Both leave the space, and end what COMMAND's children keep.
+    drop((lock, space));
+    Ok(if held { exit(how, &signals) } else { Code::Lost as u8 })
+}
+
+/// `hostlock elect`: runs COMMAND while it leads, until COMMAND ends by itself.
+pub(crate) fn elect(args: RunArgs) -> Result<u8, Failure> {
+    let (args, space, lock) = prepare(args)?;
+    loop {
+        let term = Term::new(&args)?;
+        let guard = acquire(&lock, &args, term.lease.as_ref())?;
+        if !args.quiet {
+            output::complain(&format!("leading \"{}\" with token {}", args.name, guard.token()));
+        }
+        let Ended { how, held, signals } = run_command(&args, &space, guard, &term)?;
+        if held {
+            drop((lock, space));
+            return Ok(exit(how, &signals));
+        }
+        // Whoever waits for the lead can be ended as anybody.
+        signals.give_back().map_err(|e| system("watch for signals", &e))?;
+    }
+}
+
+/// The lease of one acquisition, if one is asked for, and the note that it was lost.
+struct Term {
+    lease: Option<Lease>,
+    lost: Option<Lost>,
+}
+
+impl Term {
+    fn new(args: &RunArgs) -> Result<Self, Failure> {
+        let Some(length) = args.lease else { return Ok(Self { lease: None, lost: None }) };
+        let lost = Lost::new().map_err(|e| system("make a pipe", &e))?;
+        let tell = lost.teller();
+        Ok(Self { lease: Some(Lease::new(length).kept().on_lost(move |_, _| tell())), lost: Some(lost) })
+    }
+}
+
+/// How COMMAND ended, whether the lock was held until then, and what watched for signals.
+struct Ended {
+    how: End,
+    held: bool,
+    signals: Signals,
+}
+
+fn prepare(mut args: RunArgs) -> Result<(RunArgs, Space, Lock), Failure> {
     // `run -- NAME -- COMMAND`, for a NAME that looks like an option.
     if args.command.len() > 1 && args.command[0] == "--" {
         args.command.remove(0);
@@ -38,23 +99,26 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
     }
     let space = builder.open()?;
     let lock = Lock::open(&space, &args)?;
-    let guard = match acquire(&lock, &args) {
-        Ok(guard) => guard,
-        Err(failure) if failure.code == Code::Conflict as u8 => {
-            let code = args.conflict_exit_code.unwrap_or(failure.code);
-            if args.quiet {
-                return Ok(code);
-            }
-            return Err(Failure { code, ..failure });
-        }
-        Err(failure) => return Err(failure),
-    };
-    guard.stamp();
+    Ok((args, space, lock))
+}
 
+/// What the tool exits with, or how it ends itself.
+fn exit(end: End, signals: &Signals) -> u8 {
+    match end {
+        End::Exited(code) => code,
+        End::Killed(by) => {
+            signals.follow(by);
+            128u8.wrapping_add(by as u8)
+        }
+    }
+}
+
+/// Runs COMMAND under the lock, and releases it.
+fn run_command(args: &RunArgs, space: &Space, guard: Guard, term: &Term) -> Result<Ended, Failure> {
+    guard.stamp();
     let program = args.command[0].clone();
     let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
-    let started = start(&args, &space, &guard, &name);
-    let (mut signals, child) = match started {
+    let (mut signals, child) = match start(args, space, &guard, &name) {
         Ok(started) => started,
         Err(failure) => {
             // COMMAND was not told of a death, so whoever is next still has to be.
@@ -67,36 +131,35 @@ pub(crate) fn run(mut args: RunArgs) -> Result<u8, Failure> {
     // It is for people who ask who holds the lock.
     let _ = space.act_on_behalf_of(child.id(), &name);
 
-    let end = match signals.wait_for(&child) {
-        Ok(end) => end,
+    let token = guard.token();
+    let say = || {
+        output::complain(&format!(
+            "lost the lease of lock \"{}\" (token {token}); ending {name}: somebody else may hold it by now",
+            args.name
+        ));
+    };
+    let how = match signals.wait_for(&child, term.lost.as_ref(), say) {
+        Ok(how) => how,
         Err(e) => {
             // COMMAND runs, so nothing may be released: it is for our death to end it, and for what it started to keep the lock.
-            std::mem::forget((guard, lock, space));
+            std::mem::forget((guard, space.clone()));
             return Err(system("wait for COMMAND", &e));
         }
     };
-    let token = guard.token();
-    let released = match end {
+    let was_lost = term.lost.is_some() && !guard.is_held();
+    let released = match how {
         End::Exited(_) => guard.unlock(),
         // It did not come to its end, so whoever is next may find things half done.
         End::Killed(_) => guard.abandon(),
     };
-    if released.is_err() {
+    if released.is_err() && !was_lost {
         output::complain(&format!(
             "lock \"{}\" was no longer held with token {token} when COMMAND ended: somebody damaged the space; \
              compare tokens before you trust what COMMAND wrote",
             args.name
         ));
     }
-    // Both leave the space, and end what COMMAND's children keep.
-    drop((lock, space));
-    Ok(match end {
-        End::Exited(code) => code,
-        End::Killed(by) => {
-            signals.follow(by);
-            128u8.wrapping_add(by as u8)
-        }
-    })
+    Ok(Ended { how, held: !was_lost, signals })
 }
 
 fn system(doing: &str, e: &std::io::Error) -> Failure {
@@ -134,9 +197,9 @@ fn start(args: &RunArgs, space: &Space, guard: &Guard, name: &str) -> Result<(Si
     Ok((signals, child))
 }
 
-fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
+fn acquire(lock: &Lock, args: &RunArgs, lease: Option<&Lease>) -> Result<Guard, Failure> {
     let started = Instant::now();
-    let error = match lock.try_acquire() {
+    let error = match lock.try_acquire(lease) {
         Ok(guard) => return Ok(guard),
         Err(error) => not_by_an_ancestor(lock, Waited::NotAtAll, error)?,
     };
@@ -154,7 +217,7 @@ fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
         Some(deadline) => deadline,
         None => Some(deadline.map_or(silent_until, |deadline| deadline.min(silent_until))),
     };
-    let first = match lock.acquire_until(until) {
+    let first = match lock.acquire_until(until, lease) {
         Err(error @ Error::TimedOut { .. }) if deadline.is_none_or(|deadline| deadline > Instant::now()) => {
             let Error::TimedOut { name, holder, .. } = not_by_an_ancestor(lock, Waited::ForLong, error)? else {
                 unreachable!("it was one, and is handed back")
@@ -163,7 +226,7 @@ fn acquire(lock: &Lock, args: &RunArgs) -> Result<Guard, Failure> {
                 let who = holder.map_or("somebody".into(), |holder| holder.to_string());
                 output::complain(&format!("waiting for lock \"{name}\", held by {who}"));
             }
-            lock.acquire_until(deadline)
+            lock.acquire_until(deadline, lease)
         }
         first => first,
     };

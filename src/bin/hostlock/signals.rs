@@ -5,9 +5,11 @@
 //! terminal stops both.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -42,6 +44,36 @@ pub(crate) struct Signals {
     before: SigSet,
     /// What this process was sent itself, by the terminal or by others.
     received: SigSet,
+}
+
+/// How long COMMAND has to end by itself when its lock was lost.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A note that the lock was lost, from the thread that looks after its lease.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    read: OwnedFd,
+    write: Arc<OwnedFd>,
+}
+
+impl Lost {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok(Self { read, write: Arc::new(write) })
+    }
+
+    /// Leaves the note.
+    pub(crate) fn teller(&self) -> impl Fn() + Send + Sync + 'static {
+        let write = self.write.clone();
+        move || {
+            // If there is one already, that does.
+            let _ = nix::unistd::write(&*write, b"!");
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        matches!(nix::unistd::read(&self.read, &mut [0]), Ok(1))
+    }
 }
 
 /// How COMMAND ended.
@@ -117,10 +149,41 @@ impl Signals {
         child
     }
 
-    /// Waits until `child` has ended, passing signals on to it.
-    pub(crate) fn wait_for(&mut self, child: &Child) -> io::Result<End> {
+    /// The signals act as they did before.
+    pub(crate) fn give_back(self) -> io::Result<()> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None)?;
+        Ok(())
+    }
+
+    /// Waits until `child` has ended, passing signals on to it. If the lock is lost meanwhile, says so by `say`, and ends it.
+    pub(crate) fn wait_for(&mut self, child: &Child, lost: Option<&Lost>, say: impl Fn()) -> io::Result<End> {
         let child = Pid::from_raw(child.id() as i32);
+        let mut kill_at = None;
         loop {
+            if let Some(lost) = lost {
+                let left = kill_at.map(|at: Instant| at.saturating_duration_since(Instant::now()));
+                let timeout =
+                    left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+                let inbox = self.inbox.as_fd();
+                let mut polled = [lost.read.as_fd(), inbox].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                match poll(&mut polled, timeout) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                if lost.is_there() && kill_at.is_none() {
+                    say();
+                    kill_at = Some(Instant::now() + GRACE);
+                    // A stopped one could not end. They fail only if it has ended; then that is the next signal.
+                    let _ = (kill(child, Signal::SIGTERM), kill(child, Signal::SIGCONT));
+                }
+                if kill_at.is_some_and(|at| at <= Instant::now()) {
+                    let _ = kill(child, Signal::SIGKILL);
+                    kill_at = Some(Instant::now() + GRACE);
+                }
+                if !polled[1].any().unwrap_or(false) {
+                    continue;
+                }
+            }
             match self.inbox.read_signal() {
                 Ok(Some(info)) => match Signal::try_from(info.ssi_signo as i32) {
                     Ok(Signal::SIGCHLD) => {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use hostlock::{Abandoned, Held, Holder, Inspection, LockReport, Process};
+use hostlock::{Abandoned, Held, Holder, Inspection, LockReport, Process, WaiterReport};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
@@ -11,9 +11,12 @@ use crate::output;
 
 /// Never renamed, never in another order; new ones come at the end.
 #[rustfmt::skip]
-const COLUMNS: [&str; 12] = [
-    "NAME", "KIND", "STATE", "PID", "COMMAND", "FOR", "TOKEN", "SINCE", "WAITERS", "DEAD", "CONTENDED", "RECOVERED",
+const COLUMNS: [&str; 13] = [
+    "NAME", "KIND", "STATE", "PID", "COMMAND", "FOR", "TOKEN", "SINCE", "WAITERS", "DEAD", "CONTENDED", "RECOVERED", "LEASE",
 ];
+
+/// The same of `--waits`.
+const WAITS: [&str; 7] = ["PID", "COMMAND", "THREAD", "NAME", "KIND", "SECONDS", "HOLDERS"];
 
 pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let mut found = args.space.builder()?.inspect()?;
@@ -27,7 +30,11 @@ pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
             ));
         }
     }
-    output::print(&if args.json { json(&found)? } else { table(&found) })
+    output::print(&match args {
+        StatusArgs { json: true, .. } => json(&found)?,
+        StatusArgs { waits: true, .. } => table(WAITS, &waits(&found)),
+        _ => table(COLUMNS, &found.locks.iter().map(row).collect::<Vec<_>>()),
+    })
 }
 
 fn state(lock: &LockReport) -> &'static str {
@@ -97,21 +104,47 @@ fn row(lock: &LockReport) -> [String; COLUMNS.len()] {
         }),
         lock.contended.to_string(),
         lock.recovered.to_string(),
+        of_holders(&|holder| holder.lease.map(lease)),
     ]
 }
 
-fn table(found: &Inspection) -> String {
-    let rows: Vec<_> = found.locks.iter().map(row).collect();
+/// How long it still runs, to the second, and less than that never as nothing.
+fn lease(left: Duration) -> String {
+    if left.is_zero() { "lost".into() } else { format!("{}s", left.as_millis().div_ceil(1000)) }
+}
+
+/// Who waits for whom, the longest waits first.
+fn waits(found: &Inspection) -> Vec<[String; WAITS.len()]> {
+    let of = |lock| move |waiter| (lock, waiter);
+    let mut waits: Vec<(&LockReport, &WaiterReport)> =
+        found.locks.iter().flat_map(|lock| lock.waiters.iter().map(of(lock))).collect();
+    waits.sort_by_key(|(_, waiter)| std::cmp::Reverse(waiter.waiting));
+    let row = |(lock, waiter): (&LockReport, &WaiterReport)| {
+        let holders = lock.holders.iter().map(|holder| format!("{}({})", holder.pid, holder.command));
+        [
+            waiter.process.pid.to_string(),
+            cell(&waiter.process.command),
+            waiter.thread.map_or("-".into(), |thread| thread.to_string()),
+            cell(&lock.name),
+            lock.kind.to_string(),
+            format!("{:.3}", waiter.waiting.as_secs_f64()),
+            cell(&holders.collect::<Vec<_>>().join(",")),
+        ]
+    };
+    waits.into_iter().map(row).collect()
+}
+
+fn table<const N: usize>(columns: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0).max(COLUMNS[column].len())
+        cells.max().unwrap_or(0).max(columns[column].len())
     };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |cells: Vec<&str>| {
         let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
-    let head = line(COLUMNS.to_vec());
+    let head = line(columns.to_vec());
     let body = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
     std::iter::once(head).chain(body).collect()
 }
@@ -165,6 +198,7 @@ struct HolderJson<'a> {
     held_seconds: Option<f64>,
     token: String,
     readers: u32,
+    lease_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -178,6 +212,7 @@ struct DeadJson<'a> {
     pid: Option<u32>,
     command: &'a str,
     token: String,
+    lease_lost: bool,
 }
 
 #[derive(Serialize)]
@@ -213,11 +248,12 @@ fn holder_json(holder: &Holder) -> HolderJson<'_> {
         },
         token: holder.token.to_string(),
         readers: holder.readers,
+        lease_seconds: holder.lease.map(seconds),
     }
 }
 
 fn dead_json(dead: &Abandoned) -> DeadJson<'_> {
-    DeadJson { pid: dead.pid, command: &dead.command, token: dead.token.to_string() }
+    DeadJson { pid: dead.pid, command: &dead.command, token: dead.token.to_string(), lease_lost: dead.lease_lost }
 }
 
 fn lock_json(lock: &LockReport) -> LockJson<'_> {
