@@ -262,7 +262,7 @@ fn a_name_of_another_kind_is_an_error_that_names_both() {
     let [.., state, kind, len, flags] = entry.meta.to_be_bytes();
     assert_eq!((state, kind, len, flags), (1, 3, 3, 0));
     let other_kind = entry.meta & !0xFF_0000 | 0x7F << 16;
-    raw.put(entry.at + 24, other_kind);
+    raw.put(entry.at + 32, other_kind);
 
     let error = space.mutex("odd").unwrap_err();
     let Error::WrongKind { name, is, wanted } = &error else { panic!("{error:?}") };
@@ -274,7 +274,7 @@ fn a_name_of_another_kind_is_an_error_that_names_both() {
     for round in 0..20 {
         drop(space.mutex(&format!("another {round}")).unwrap().lock().unwrap());
     }
-    assert_eq!(raw.u64_at(entry.at + 24), other_kind);
+    assert_eq!(raw.u64_at(entry.at + 32), other_kind);
     assert!(matches!(space.mutex("odd").unwrap_err(), Error::WrongKind { .. }));
     assert!(guard.is_held());
     guard.unlock().unwrap();
@@ -578,7 +578,7 @@ fn every_refusal_says_what_to_do() {
     with(b"");
     with(b"garbage");
     with(&bytes[..4096]);
-    with(&sealed(&bytes, |h| h[raw::VERSION_AT] = 3));
+    with(&sealed(&bytes, |h| h[raw::VERSION_AT] = 4));
     with(&sealed(&bytes, |h| h[raw::WORD_BITS_AT] = 32));
     with(&sealed(&bytes, |h| h[raw::BYTE_ORDER_AT..][..4].reverse()));
     fs::remove_file(&segment).unwrap();
@@ -715,8 +715,8 @@ fn a_segment_that_is_not_one_is_refused_and_left_as_it_is() {
         ("garbage", garbage, "does not begin as a segment does"),
         ("zeros", vec![0; sound.len()], "does not begin as a segment does"),
         ("text", b"hello\n".to_vec(), "does not begin as a segment does"),
-        ("older", version(1), "layout version 1, this program knows 2"),
-        ("newer", version(3), "layout version 3, this program knows 2"),
+        ("older", version(1), "layout version 1, this program knows 3"),
+        ("newer", version(4), "layout version 4, this program knows 3"),
         ("32 bits", sealed(&sound, |h| h[raw::WORD_BITS_AT] = 32), "32-bit program and this one has 64"),
         ("other order", sealed(&sound, |h| h[raw::BYTE_ORDER_AT..][..4].reverse()), "other byte order"),
         ("flipped bit", flipped, "checksum"),

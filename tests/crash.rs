@@ -353,6 +353,64 @@ fn killed_while_naming_a_lock_it_leaves_names_that_can_be_found() {
     sweep(&Plan { what: "reclaim", wavers: false, begin: &begin, meanwhile: &look, afterwards: &afterwards });
 }
 
+/// With a lease, from its beginning through a renewal to its end.
+#[test]
+fn killed_with_a_lease_it_is_followed_at_once() {
+    let begin = |case: &mut Case| {
+        case.enter();
+        let mutex = case.mutex(NAME);
+        case.token = mutex.lock().expect("a free lock").token();
+        Victim::new(case.controls.victim, |control| {
+            join_in(&mutex);
+            control.begin();
+            let guard = mutex.lock_with_lease(Duration::from_secs(3600)).expect("a free lock");
+            control.inside.store(1, SeqCst);
+            guard.renew().expect("its own");
+            control.inside.store(0, SeqCst);
+            guard.unlock().expect("its own");
+        })
+    };
+    let what = "lock with lease; renew; unlock";
+    sweep(&Plan { what, wavers: false, begin: &begin, meanwhile: &look, afterwards: &Case::judge });
+}
+
+/// A lease of somebody alive ran out. Whoever takes the lock over is killed at that, and the loser stays the loser.
+#[test]
+fn killed_while_taking_over_from_the_living_it_is_followed() {
+    let lost = std::cell::RefCell::new(None);
+    let begin = |case: &mut Case| {
+        case.enter();
+        let mutex = case.mutex(NAME);
+        let join = case.mutex(JOIN);
+        let guard = mutex.lock_with_lease(Duration::from_millis(1)).expect("a free lock");
+        case.token = guard.token();
+        support::wait_until("it runs out", || !guard.is_held());
+        *lost.borrow_mut() = Some(guard);
+        Victim::new(case.controls.victim, |control| {
+            join_in(&join);
+            control.begin();
+            drop(mutex.lock().expect("a lost lock"));
+        })
+    };
+    let afterwards = |case: &mut Case| {
+        let loser = lost.borrow_mut().take().expect("it was lost");
+        assert!(loser.renew().is_err() && !loser.is_held());
+        let mutex = case.mutex(NAME);
+        // Whatever the victim came to: the lock is to be had, by a larger token, and what was lost stays lost.
+        let first = mutex.try_lock_for(Duration::from_secs(20)).expect("a survivor is not stuck");
+        assert!(first.token() > loser.token());
+        assert!(loser.unlock().is_err() && first.is_held(), "the loser ended another's acquisition");
+        let token = first.token();
+        drop(first);
+        let second = mutex.try_lock().expect("a free lock");
+        assert!(second.token() > token && second.abandoned().is_none());
+        drop(second);
+        case.settle();
+    };
+    let what = "take-over from the living; unlock";
+    sweep(&Plan { what, wavers: false, begin: &begin, meanwhile: &|_, _| (), afterwards: &afterwards });
+}
+
 /// A process died with two locks, and before it one that waited for the first.
 fn after_a_death(case: &mut Case, what: impl FnOnce(&Case)) -> Option<Victim> {
     case.enter();

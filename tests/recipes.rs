@@ -1161,6 +1161,26 @@ fn the_readmes_script_runs_once_and_clears_up_after_a_killed_run() {
 }
 
 #[test]
+fn the_readmes_leaders_follow_each_other() {
+    let line = block("sh", "elect");
+    let place = Place::new(Hostlock, "");
+    place.executable("scheduler", "echo \"$HOSTLOCK_TOKEN\" >> tokens; exec ./job");
+    place.hold();
+    let mut first = place.start_job(By::Sh, &line);
+    let mut second = place.start(By::Sh, &line);
+    std::thread::sleep(A_WHILE);
+    assert!(!second.is_over() && place.log("begin").len() == 1, "two lead");
+    first.signal(Signal::SIGKILL);
+    first.finish();
+    wait_until("the second one leads", || place.log("begin").len() == 2);
+    place.release();
+    assert_eq!(second.finish().status, 0);
+    let tokens = fs::read_to_string(place.path("tokens")).unwrap();
+    let tokens: Vec<u64> = tokens.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(tokens.len() == 2 && tokens.is_sorted_by(|before, after| before < after), "{tokens:?}");
+}
+
+#[test]
 fn the_readmes_readers_share_and_its_writer_is_alone() {
     let block = block("sh", "publish.sh");
     let lines: Vec<_> = block.lines().collect();

@@ -48,14 +48,16 @@ fn lock<'a>(found: &'a Value, name: &str) -> &'a Value {
 }
 
 /// The rows of the table, cell by cell.
-fn table(place: &Place) -> Vec<Vec<String>> {
-    let output = place.output("status", &[]);
+fn table(place: &Place, options: &[&str]) -> Vec<Vec<String>> {
+    let output = place.output("status", options);
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
     stdout(&output).lines().map(|line| line.split_whitespace().map(String::from).collect()).collect()
 }
 
-const HEAD: [&str; 12] =
-    ["NAME", "KIND", "STATE", "PID", "COMMAND", "FOR", "TOKEN", "SINCE", "WAITERS", "DEAD", "CONTENDED", "RECOVERED"];
+#[rustfmt::skip]
+const HEAD: [&str; 13] = [
+    "NAME", "KIND", "STATE", "PID", "COMMAND", "FOR", "TOKEN", "SINCE", "WAITERS", "DEAD", "CONTENDED", "RECOVERED", "LEASE",
+];
 
 #[test]
 fn every_state_is_shown_in_stable_columns_and_as_json() {
@@ -73,7 +75,7 @@ fn every_state_is_shown_in_stable_columns_and_as_json() {
     wait_until("somebody waits", || space.usage().waiting == 1);
 
     let found = json(&place);
-    let rows = table(&place);
+    let rows = table(&place, &[]);
     assert_eq!(rows[0], HEAD);
     assert!(rows.iter().all(|row| row.len() == HEAD.len()), "{rows:?}");
     let row = |name: &str| rows.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name} in {rows:?}"));
@@ -121,6 +123,55 @@ fn every_state_is_shown_in_stable_columns_and_as_json() {
     let left = lock(&found, "left");
     assert_eq!((&left["state"], left["abandoned"]["pid"].to_string()), (&"abandoned".into(), dead_pid));
     assert_eq!((&found["participants"], &found["dead_participants"]), (&3.into(), &0.into()));
+}
+
+/// A waits for what B has, and B for what a third one has.
+#[test]
+fn who_waits_for_whom_is_shown() {
+    let place = Place::new();
+    let space = support::space_named("space", place.root.path());
+    assert_eq!(table(&place, &["--waits"]), [["PID", "COMMAND", "THREAD", "NAME", "KIND", "SECONDS", "HOLDERS"]]);
+    let last = space.mutex("last").unwrap().lock_owned().unwrap();
+    let (tool, path) = (env!("CARGO_BIN_EXE_hostlock"), place.space());
+    let path = path.to_str().unwrap();
+    let middle = place.start(&["-q", "middle", "--", tool, "run", "-q", "--path", path, "last", "--", "true"]);
+    wait_until("one waits", || space.usage().waiting == 1);
+    let first = place.start(&["-q", "middle", "--", "true"]);
+    wait_until("two wait", || space.usage().waiting == 2);
+    let rows = table(&place, &["--waits"]);
+    let row = |at: usize| (rows[at][0].as_str(), rows[at][1].as_str(), rows[at][3].as_str(), rows[at][4].as_str());
+    let inner = rows[1][0].clone();
+    assert_eq!(row(1), (&*inner, "hostlock", "last", "mutex"));
+    assert!(rows[1][6].starts_with(&format!("{}(status-", std::process::id())), "{rows:?}");
+    assert_eq!(row(2), (&*first.pid().to_string(), "hostlock", "middle", "mutex"));
+    assert_eq!(rows[2][6], format!("{}(hostlock)", middle.pid()));
+    assert!(rows[1][5].parse::<f64>().unwrap() >= rows[2][5].parse::<f64>().unwrap(), "the longest first: {rows:?}");
+    assert_eq!(table(&place, &["--waits", "last"]).len(), 2);
+    drop(last);
+}
+
+#[test]
+fn a_lease_is_shown_while_it_runs_and_when_it_is_lost() {
+    let place = Place::new();
+    let space = support::space_named("space", place.root.path());
+    let mutex = space.mutex("leased").unwrap();
+    let guard = mutex.lock_with_lease(Duration::from_secs(3600)).unwrap();
+    assert_eq!(table(&place, &[])[1][12], "3600s");
+    let left = lock(&json(&place), "leased")["holder"]["lease_seconds"].as_f64().unwrap();
+    assert!(left > 3000.0 && left <= 3600.0, "{left}");
+    drop(guard);
+    assert_eq!(table(&place, &[])[1][12], "-");
+
+    let guard = mutex.lock_with_lease(Duration::from_millis(1)).unwrap();
+    wait_until("it runs out", || !guard.is_held());
+    assert_eq!(table(&place, &[])[1][12], "lost");
+    assert_eq!(lock(&json(&place), "leased")["holder"]["lease_seconds"], 0.0);
+    let next = mutex.lock().unwrap();
+    let found = json(&place);
+    let lost = &lock(&found, "leased")["abandoned"];
+    assert_eq!((&lost["lease_lost"], lost["pid"].as_u64()), (&true.into(), Some(std::process::id().into())));
+    assert_eq!(lock(&found, "leased")["holder"]["lease_seconds"], Value::Null);
+    drop(next);
 }
 
 #[test]

@@ -598,7 +598,7 @@ fn a_place_held_by_one_who_died_naming_it_is_found_again() {
     let entry = raw.entry("a").unwrap();
     let generation = entry.meta >> 32;
     raw.put(entry.at, held_by(slot, (entry.owner >> 16) + 1));
-    raw.put(entry.at + 24, (generation + 1) << 32);
+    raw.put(entry.at + 32, (generation + 1) << 32);
     let error = space.mutex("b").unwrap_err();
     assert!(matches!(error, Error::Full { what: "locks", capacity: 1, .. }), "it lives, and is at it: {error:?}");
     namer.kill();

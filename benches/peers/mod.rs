@@ -40,6 +40,19 @@ impl Lock for Hostlock {
     }
 }
 
+/// Whoever waits is before whoever just comes.
+pub struct HostlockFair(pub hostlock::Mutex);
+
+impl Lock for HostlockFair {
+    #[inline]
+    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
+        let guard = self.0.lock().expect("the lock");
+        let result = critical();
+        guard.unlock_fair().expect("held");
+        result
+    }
+}
+
 pub struct Std(pub std::sync::Mutex<()>);
 
 impl Lock for Std {

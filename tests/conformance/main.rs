@@ -13,6 +13,7 @@ mod names;
 mod permits;
 mod processes;
 mod readers;
+mod several;
 mod storm;
 
 use std::path::Path;
@@ -103,6 +104,12 @@ on_both! {
         a_damaged_space_is_refused_and_says_why
         a_copy_of_a_space_is_refused
         a_removed_space_is_noticed;
+    several:
+        several_locks_come_together_or_not_at_all
+        whoever_wants_several_in_any_order_gets_them
+        a_death_is_still_told_after_several_were_not_to_be_had
+        a_thread_acquires_again_what_it_has
+        a_wait_is_cancelled_and_leaves_nothing;
     storm:
         a_storm_of_kills_is_in_order;
 }

@@ -116,10 +116,13 @@ impl Case {
 
     /// The PID of whoever stands in an owner word; 0: nobody.
     pub fn owner_of(raw: &Raw, word: u64) -> u32 {
-        if word & 0xFFFC == 0 {
+        // Free, or reserved for whoever waited for long.
+        if word & 0xFFFC == 0 || word & 0xFFFE == 6 {
             return 0;
         }
-        let mut owners = raw.participants().into_iter().filter(|(slot, ..)| held_by(*slot, 0) == word & 0xFFFC);
+        // With a lease, the code's last bit is the other way round.
+        let code = if word & 2 != 0 { (word ^ 4) & 0xFFFC } else { word & 0xFFFC };
+        let mut owners = raw.participants().into_iter().filter(|(slot, ..)| held_by(*slot, 0) == code);
         owners.next().unwrap_or_else(|| panic!("{word:#x} is held by nobody known")).2
     }
 
@@ -224,7 +227,7 @@ impl Case {
             assert_eq!(raw.u64_at(at) & 0xFFFC, 0, "a lock is still held");
         }
         for ((at, _), stray) in counts(&raw).into_iter().zip(self.death.stray) {
-            let counted = raw.u32_at(at) & !WOKEN;
+            let counted = raw.u32_at(at) & !MARKS;
             assert!(counted <= stray, "{counted} still counted as asleep, {stray} had no record");
         }
     }
@@ -289,7 +292,8 @@ impl Case {
     }
 }
 
-const WOKEN: u32 = 1 << 31;
+/// Beside a count: somebody was woken, somebody has waited for long.
+const MARKS: u32 = 3 << 30;
 /// In a waiter record: not filled in yet.
 const CLAIMED: u64 = 1 << 15;
 
@@ -312,7 +316,7 @@ fn waiters(raw: &Raw) -> Vec<u64> {
 /// How many sleepers each count has that no record stands for.
 fn strays(raw: &Raw) -> [u32; COUNTS] {
     let counts = counts(raw);
-    let count = || counts.iter().map(|(at, _)| raw.u32_at(*at) & !WOKEN).collect::<Vec<_>>();
+    let count = || counts.iter().map(|(at, _)| raw.u32_at(*at) & !MARKS).collect::<Vec<_>>();
     let before = count();
     let at = raw.u64_at(56);
     let noted: Vec<_> = (0..u64::from(raw.u32_at(36)))

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod chance;
+pub mod clock;
 pub mod filter;
 pub mod raw;
 #[cfg(feature = "cli")]

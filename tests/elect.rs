@@ -1,0 +1,133 @@
+//! `hostlock run --lease` and `hostlock elect`: a lock that can be lost, and what becomes of COMMAND then.
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use hostlock::Space;
+use nix::sys::signal::Signal;
+use support::tool::{Background, Place, dollar_question, number_in, stderr, stdout};
+use support::wait_until;
+
+fn space(place: &Place) -> Space {
+    Space::builder("space").root(place.root.path()).open().unwrap()
+}
+
+fn start(place: &Place, verb: &str, arguments: &[&str], stderr: &str) -> Background {
+    let file = std::fs::File::create(place.root.path().join(stderr)).unwrap();
+    let mut command = place.command(verb, arguments);
+    Background(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().unwrap())
+}
+
+fn said(place: &Place, stderr: &str) -> String {
+    std::fs::read_to_string(place.root.path().join(stderr)).unwrap()
+}
+
+#[test]
+fn a_command_with_a_lease_runs_as_without_one() {
+    let place = Place::new();
+    let output =
+        place.output("run", &["--lease", "200ms", "a", "--", "sh", "-c", "sleep 1; echo $HOSTLOCK_TOKEN; exit 7"]);
+    // Renewed five times over.
+    assert_eq!((output.status.code(), stderr(&output)), (Some(7), String::new()));
+    assert!(stdout(&output).trim().parse::<u64>().is_ok());
+    for options in [&["--of", "3", "--permits", "2"][..], &["-x"], &["-n"], &["-w", "1"]] {
+        let name = format!("n{}", options.join(""));
+        let arguments = [options, &["--lease", "5", &name, "--", "true"]].concat();
+        assert!(place.output("run", &arguments).status.success(), "{options:?}");
+    }
+    let output = place.output("run", &["--lease", "5", "-s", "r", "--", "true"]);
+    assert_eq!(output.status.code(), Some(64), "who reads has no lease");
+    let output = place.output("run", &["--lease", "0", "a", "--", "true"]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+    // Held while it runs, and refused to others.
+    let held = place.start_script(&["--lease", "9s"], "held", "sleep 60");
+    let output = place.output("run", &["-n", "held", "--", "true"]);
+    assert_eq!(output.status.code(), Some(75));
+    assert!(stderr(&output).contains("its lease runs"), "{}", stderr(&output));
+    drop(held);
+}
+
+#[test]
+fn a_command_whose_lock_was_lost_is_ended() {
+    let place = Place::new();
+    for (script, ends) in [
+        ("sleep 60", 0),
+        ("trap 'exit 0' TERM; while :; do sleep 0.05; done", 0),
+        ("trap '' TERM; while :; do sleep 0.05; done", 4),
+    ] {
+        let file = place.root.path().join("pid");
+        let _ = std::fs::remove_file(&file);
+        let script = format!("echo $$ >{}; {script}", file.display());
+        let mut run = start(&place, "run", &["--lease", "60ms", "a", "--", "sh", "-c", &script], "stderr");
+        let pid = number_in(&file);
+        run.signal(Signal::SIGSTOP);
+        let mutex = space(&place).mutex("a").unwrap();
+        let guard = mutex.lock().unwrap();
+        assert!(guard.abandoned().is_some_and(|loser| loser.lease_lost));
+        assert!(support::tool::is_running(pid), "until hostlock goes on, nobody ends COMMAND");
+        let started = std::time::Instant::now();
+        run.signal(Signal::SIGCONT);
+        assert_eq!(dollar_question(run.finish()), 70, "{script}");
+        assert!(started.elapsed() >= Duration::from_secs(ends), "TERM first");
+        wait_until("COMMAND is gone", || !support::tool::is_running(pid));
+        let said = said(&place, "stderr");
+        assert!(said.contains("lost the lease of lock \"a\"") && said.lines().count() == 1, "{said}");
+        assert!(guard.is_held());
+    }
+}
+
+#[test]
+fn one_leads_at_a_time_and_who_lost_its_lead_starts_over() {
+    let place = Place::new();
+    let log = place.root.path().join("log");
+    let script = format!("echo $$ $HOSTLOCK_TOKEN >>{}; exec sleep 60", log.display());
+    let run = |number: u32| {
+        start(&place, "elect", &["--lease", "80ms", "db", "--", "sh", "-c", &script], &format!("stderr-{number}"))
+    };
+    let terms = || -> Vec<(i32, u64)> {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let term = |line: &str| line.split_once(' ').map(|(pid, token)| (pid.parse().unwrap(), token.parse().unwrap()));
+        text.lines().filter_map(term).collect()
+    };
+    let mut campaigners: Vec<Background> = (0..3).map(run).collect();
+    wait_until("somebody leads", || terms().len() == 1);
+    let space = space(&place);
+    let leader = space.mutex("db").unwrap().holder().unwrap().unwrap();
+    let at = campaigners.iter().position(|one| one.pid().as_raw() as u32 == leader.pid).unwrap();
+    // The leader's death is seen at once, and COMMAND dies with it.
+    campaigners[at].kill();
+    wait_until("another leads", || terms().len() == 2);
+    assert!(!support::tool::is_running(terms()[0].0));
+    let leader = space.mutex("db").unwrap().holder().unwrap().unwrap();
+    let stopped = campaigners.iter().position(|one| one.pid().as_raw() as u32 == leader.pid).unwrap();
+    campaigners[stopped].signal(Signal::SIGSTOP);
+    wait_until("the third leads", || terms().len() == 3);
+    campaigners[stopped].signal(Signal::SIGCONT);
+    // It ends its COMMAND, and waits to lead once more.
+    wait_until("the second's COMMAND is ended", || !support::tool::is_running(terms()[1].0));
+    let tokens: Vec<u64> = terms().iter().map(|(_, token)| *token).collect();
+    assert!(tokens.is_sorted() && tokens[0] < tokens[1] && tokens[1] < tokens[2], "{tokens:?}");
+    let third = 3 - at - stopped;
+    campaigners[third].kill();
+    wait_until("it leads again", || terms().len() == 4);
+    assert!(said(&place, &format!("stderr-{stopped}")).matches("leading \"db\"").count() == 2);
+    // TERM ends COMMAND, and so all of it.
+    campaigners[stopped].signal(Signal::SIGTERM);
+    assert_eq!(dollar_question(campaigners[stopped].finish()), 143);
+    assert_eq!(space.mutex("db").unwrap().holder().unwrap(), None);
+}
+
+#[test]
+fn who_leads_until_its_command_ends_ends_as_that_does() {
+    let place = Place::new();
+    let output = place.output("elect", &["e", "--", "sh", "-c", "exit 3"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).starts_with("hostlock: leading \"e\" with token "), "{}", stderr(&output));
+    let output = place.output("elect", &["-q", "e", "--", "sh", "-c", "exit 3"]);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(3), String::new()));
+    assert_eq!(place.output("elect", &["e"]).status.code(), Some(64));
+    assert_eq!(place.output("elect", &["e", "--", "/nonexistent"]).status.code(), Some(127));
+}
