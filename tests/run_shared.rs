@@ -48,7 +48,7 @@ fn so_many_run_at_a_time_and_one_more_waits() {
     let row = stdout(&place.output("status", &["a"]));
     let row: Vec<&str> = row.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[1], row[2], row[3]), ("semaphore", "held", pids.join(",").as_str()));
-    assert_eq!(row.len(), 12, "{row:?}");
+    assert_eq!(row.len(), 13, "{row:?}");
 
     runs[0].signal(Signal::SIGTERM);
     assert!(third.finish().success());
