@@ -35,8 +35,7 @@ impl CancelToken {
         Self::default()
     }
 
-    /// Ends all waits under this token, and all that begin from now on. It comes back when none of them sleeps any more, or a tenth of a second
-    /// later: then they end by themselves, as soon as they get to run.
+    /// Ends all waits under this token, and all that begin from now on. It does not wait for that.
     pub fn cancel(&self) {
         self.0.cancel();
     }

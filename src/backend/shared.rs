@@ -183,6 +183,16 @@ impl SharedSpace {
         Ok((Slot::own(me as u16), (me >> 32) as u32))
     }
 
+    /// Has this thread register for this process if the one that did has ended: from now on a death wakes those who wait at once again.
+    pub(super) fn renew_life(&self, slot: Slot) {
+        if self.segment.is_life_over(slot) {
+            let _spaces = SPACES.lock();
+            if let Some(membership) = &mut *self.membership.lock().unwrap_or_else(PoisonError::into_inner) {
+                self.segment.renew_life(membership);
+            }
+        }
+    }
+
     /// Has this process take part in heavy fences, if it can, so that it may release lightly.
     pub(super) fn register_for_fences(&self) {
         let _spaces = SPACES.lock();
@@ -262,6 +272,9 @@ impl SharedSpace {
 
     /// Finds the lock of `name`, giving it a place if it has none.
     pub(super) fn look_up(&self, spec: &Spec) -> Result<Place> {
+        if self.me.get() != 0 {
+            self.renew_life(Slot::own(self.slot_code()));
+        }
         let Spec { name, kind, count, data, room } = spec;
         let agrees = |known: Known| {
             if known.kind != *kind as u8 {

@@ -13,6 +13,7 @@ use crate::holder::{Abandoned, Held, Waits};
 use crate::os::clock::{Boottime, Deadline, Monotonic};
 use crate::os::fence as membarrier;
 use crate::os::futex::{self, Woken};
+use crate::os::life::Sign;
 use crate::os::liveness::Life;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::word::{OwnerWord, Slot};
@@ -26,6 +27,11 @@ const FIRST_SLEEP: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_millis(1);
 /// How long "alive" is believed without asking again.
 const BELIEVED: Duration = Duration::from_millis(5);
+/// Of so many looks at somebody who may be dying the first ones come at once, and then each after a pause twice as long as the one before, up to [`SOON`]. What has not become of
+/// it by then is left to the other looks: it was one thread of a process that lives.
+const HURRIED: u32 = 300;
+const YIELDS: u32 = 8;
+const FIRST_HURRY: Duration = Duration::from_micros(20);
 /// Who has waited for so long is before whoever just comes.
 const STARVING: Duration = Duration::from_millis(1);
 /// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
@@ -156,6 +162,10 @@ pub(super) struct Wait<'a> {
     blind: Cell<bool>,
     /// When the first of the leases ends that it saw since it slept.
     lease_ends: Cell<Option<Boottime>>,
+    /// Who was asked about since it slept, and lives.
+    awaited: RefCell<Vec<Slot>>,
+    /// How often it looked because a thread of one of them has ended.
+    hurried: Cell<u32>,
 }
 
 impl<'a> Wait<'a> {
@@ -178,6 +188,8 @@ impl<'a> Wait<'a> {
             enlisted: RefCell::new(None),
             blind: Cell::new(false),
             lease_ends: Cell::new(None),
+            awaited: RefCell::default(),
+            hurried: Cell::new(0),
         }
     }
 
@@ -241,8 +253,14 @@ impl Host for Wait<'_> {
         let Some(incarnation) = segment.incarnation(slot) else { return Verdict::Unregistered };
         let now = Monotonic::now().0 / 1_000_000;
         let Some(judged) = space.judged.get(slot.index() as usize) else { return Verdict::Unregistered };
+        let mut awaited = self.awaited.borrow_mut();
+        if awaited.len() < futex::MOST_OTHERS && !awaited.contains(&slot) {
+            awaited.push(slot);
+        }
         let last = judged.load(Relaxed);
-        if (last >> 32) as u32 == incarnation && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32 {
+        let is_recent =
+            (last >> 32) as u32 == incarnation && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32;
+        if is_recent && self.hurried.get() == 0 {
             return Verdict::Alive;
         }
         let Some(them) = segment.participant(slot) else { return Verdict::Unregistered };
@@ -338,6 +356,7 @@ impl Host for Wait<'_> {
 
     fn enlist(&self) {
         let Waiting { slot, incarnation, thread, .. } = self.waiting;
+        self.space.renew_life(slot);
         if matches!(self.target, Target::Bell(_)) {
             // Whoever sleeps on the lock itself is counted there.
             self.words.contended.fetch_add(1, Relaxed);
@@ -382,24 +401,68 @@ impl Wait<'_> {
     }
 
     fn sleep_on(&self, word: &impl futex::Word, seen: u32) {
+        let awaited = self.awaited.take();
+        let signs = awaited.iter().filter_map(|slot| self.space.segment.life_of(*slot));
+        let cancel = cancel::current();
+        let mut others: Vec<(&AtomicU32, u32)> = cancel.iter().map(|cancel| cancel.word()).collect();
+        let mut has_ended = false;
+        for (life, sign) in signs {
+            match sign {
+                Sign::Thread(value) => others.push((life, value)),
+                Sign::Ended => has_ended = true,
+                Sign::None => {}
+            }
+        }
+        if has_ended && self.hurried.get() < HURRIED {
+            return self.hurry(word, seen);
+        }
         let longest = if self.blind.get() { SOON } else { self.space.check_interval };
         let lease = self.lease_ends.take().map_or(Duration::MAX, Boottime::left);
         let span = FIRST_SLEEP.saturating_mul(1 << self.sleeps.get().min(16)).min(longest).min(lease);
-        let until = Monotonic::now().saturating_add(span);
-        let until = match self.waiting.deadline {
-            Deadline::At(at) => until.min(at),
-            Deadline::Never => until,
+        let until = self.at_most(span);
+        let woken = match others[..] {
+            [] => futex::wait(word, seen, until),
+            _ => match futex::wait_any(word, seen, &others, until) {
+                // There is none here: those who could call for the others find that we look by ourselves.
+                Woken::Refused(_) => {
+                    let soon = if cancel.is_some() { cancel::LOOK } else { Duration::MAX };
+                    futex::wait(word, seen, until.min(Monotonic::now().saturating_add(soon)))
+                }
+                woken => woken,
+            },
         };
-        // Not if it was cancelled: whoever waits finds that.
-        let Some(woken) = cancel::sleeping(word, |bits| futex::wait(word, seen, until, bits)) else { return };
         match woken {
             Woken::TimedOut => self.sleeps.set(self.sleeps.get() + 1),
+            // The kernel wakes one of those who wait for that thread: the others are for us to wake.
+            Woken::CalledFor(other) => {
+                futex::wake(others[other].0, i32::MAX);
+            }
             // No futex: look again soon, as often as others would be woken.
             Woken::Refused(_) => {
                 self.sleeps.set(self.sleeps.get() + 1);
                 std::thread::sleep(SOON.min(until.since(Monotonic::now())));
             }
             Woken::Called | Woken::Changed | Woken::Signal => {}
+        }
+    }
+
+    /// A thread has ended of whoever is in the way, and so, it may be, its whole process, or will have in a moment: a small one takes microseconds, one with much memory
+    /// a tenth of a second. Looks again soon.
+    fn hurry(&self, word: &impl futex::Word, seen: u32) {
+        let hurried = self.hurried.replace(self.hurried.get() + 1);
+        if hurried < YIELDS {
+            std::thread::yield_now();
+        } else {
+            futex::wait(word, seen, self.at_most(SOON.min(FIRST_HURRY * (1 << (hurried - YIELDS).min(8)))));
+        }
+    }
+
+    /// So long from now, or until the deadline.
+    fn at_most(&self, span: Duration) -> Monotonic {
+        let until = Monotonic::now().saturating_add(span);
+        match self.waiting.deadline {
+            Deadline::At(at) => until.min(at),
+            Deadline::Never => until,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open, posix_fallocate};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 
 /// Which file, whatever its name is now.
@@ -83,6 +83,16 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     Ok(open(path, NEVER_FOOLED | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, mode)?.into())
+}
+
+/// Really allocates so many bytes of `file`: a full tmpfs is an error now and not a SIGBUS later. (fs2's `allocate` reports it as success.)
+pub(crate) fn allocate(file: BorrowedFd<'_>, offset: u64, size: u64) -> io::Result<()> {
+    loop {
+        match posix_fallocate(file, offset as libc::off_t, size as libc::off_t) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// A descriptor kept open for later, in a program that may close all descriptors behind our back: it is used, and closed, only

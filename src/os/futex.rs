@@ -11,6 +11,8 @@ use super::clock::Monotonic;
 pub(crate) enum Woken {
     /// Somebody called [`wake`], or the kernel felt like it.
     Called,
+    /// The same for another of the words, with that number.
+    CalledFor(usize),
     /// The word was not what it was expected to be, so there was no sleep.
     Changed,
     /// The time came.
@@ -20,6 +22,20 @@ pub(crate) enum Woken {
     /// The kernel refused: a filter, or memory that is gone. There was no sleep.
     Refused(Errno),
 }
+
+impl From<Errno> for Woken {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::EAGAIN => Self::Changed,
+            Errno::ETIMEDOUT => Self::TimedOut,
+            Errno::EINTR => Self::Signal,
+            errno => Self::Refused(errno),
+        }
+    }
+}
+
+/// More words than one that can be slept on.
+pub(crate) const MOST_OTHERS: usize = 32;
 
 /// A word to sleep on.
 pub(crate) trait Word {
@@ -42,20 +58,6 @@ impl Word for AtomicU64 {
     }
 }
 
-/// By which calls a sleeper is woken: [`wake`] wakes whoever sleeps, [`wake_bits`] those that it is meant for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bits(u32);
-
-impl Bits {
-    /// By every [`wake`], and by nothing else.
-    pub(crate) const ALL: Self = Self(1);
-
-    /// By every [`wake`], and by calls for one of 31 that `number` says.
-    pub(crate) fn one_of(number: u32) -> Self {
-        Self(1 | 2 << (number % 31))
-    }
-}
-
 /// Whether the kernel wakes sleepers at all; nobody sleeps on `word`.
 pub(crate) fn try_wake(word: &AtomicU32) -> Result<(), Errno> {
     // SAFETY: the address is that of four bytes that live as long as `word`. No other argument is a pointer.
@@ -66,12 +68,9 @@ pub(crate) fn try_wake(word: &AtomicU32) -> Result<(), Errno> {
 /// Sleeps while `word` (of a 64-bit one, its low half) is `expected`, at most until `until`.
 ///
 /// The deadline is absolute on the monotonic clock: a wall clock that jumps changes nothing, and going to sleep
-/// again after a signal does not make the wait longer. Woken are those who share a bit with the waker.
-pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic, bits: Bits) -> Woken {
-    let time = libc::timespec {
-        tv_sec: i64::try_from(until.0 / 1_000_000_000).unwrap_or(i64::MAX) as libc::time_t,
-        tv_nsec: (until.0 % 1_000_000_000) as libc::c_long,
-    };
+/// again after a signal does not make the wait longer.
+pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic) -> Woken {
+    let time = timespec(until);
     // SAFETY: the address is that of four bytes that live as long as `word`; `time` is valid and outlives the
     // call. The fifth argument is not used by this operation. Without FUTEX_PRIVATE_FLAG the key is the file and
     // offset, so other processes meet us there.
@@ -83,15 +82,53 @@ pub(crate) fn wait(word: &impl Word, expected: u32, until: Monotonic, bits: Bits
             expected,
             &raw const time,
             core::ptr::null::<u32>(),
-            bits.0,
+            libc::FUTEX_BITSET_MATCH_ANY,
         )
     };
+    Errno::result(result).map_or_else(Woken::from, |_| Woken::Called)
+}
+
+/// As [`wait`], also while none of `others` (at most [`MOST_OTHERS`]) changes; woken by a call for one of them, too.
+///
+/// `futex_waitv` (Linux 5.16). Where there is none, or a filter refuses it, [`Woken::Refused`] at once.
+pub(crate) fn wait_any(word: &impl Word, expected: u32, others: &[(&AtomicU32, u32)], until: Monotonic) -> Woken {
+    /// `struct futex_waitv`.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Waiter {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const FUTEX2_SIZE_U32: u32 = 2;
+    let waiter = |word: *const AtomicU32, value: u32| Waiter {
+        value: value.into(),
+        address: word.expose_provenance() as u64,
+        flags: FUTEX2_SIZE_U32,
+        reserved: 0,
+    };
+    let mut waiters = [waiter(word.compared(), expected); 1 + MOST_OTHERS];
+    let count = 1 + others.len().min(MOST_OTHERS);
+    for (place, (word, value)) in waiters[1..count].iter_mut().zip(others) {
+        *place = waiter(core::ptr::from_ref(*word), *value);
+    }
+    let time = timespec(until);
+    // SAFETY: `count` waiters are initialised, and each address is that of four bytes that live as long as the borrows do; `time` is valid. All outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), count, 0, &raw const time, libc::CLOCK_MONOTONIC)
+    };
     match Errno::result(result) {
-        Ok(_) => Woken::Called,
-        Err(Errno::EAGAIN) => Woken::Changed,
-        Err(Errno::ETIMEDOUT) => Woken::TimedOut,
-        Err(Errno::EINTR) => Woken::Signal,
-        Err(errno) => Woken::Refused(errno),
+        Ok(0) => Woken::Called,
+        Ok(other) => Woken::CalledFor(other as usize - 1),
+        Err(errno) => errno.into(),
+    }
+}
+
+fn timespec(at: Monotonic) -> libc::timespec {
+    libc::timespec {
+        tv_sec: i64::try_from(at.0 / 1_000_000_000).unwrap_or(i64::MAX) as libc::time_t,
+        tv_nsec: (at.0 % 1_000_000_000) as libc::c_long,
     }
 }
 
@@ -106,14 +143,6 @@ pub(crate) fn wake(word: &impl Word, count: i32) -> usize {
     usize::try_from(woken).unwrap_or(0)
 }
 
-/// Wakes all that sleep on the word there and are meant by `bits`, and nobody else.
-pub(crate) fn wake_bits(address: usize, bits: Bits) {
-    let null = core::ptr::null::<u32>();
-    let bits = bits.0 & !Bits::ALL.0;
-    // SAFETY: the address is the kernel's to check, which reads nothing there: it is a name.
-    unsafe { libc::syscall(libc::SYS_futex, address, libc::FUTEX_WAKE_BITSET, i32::MAX, null, null, bits) };
-}
-
 #[cfg(test)]
 mod tests {
     use core::sync::atomic::Ordering::SeqCst;
@@ -125,14 +154,14 @@ mod tests {
     fn a_changed_low_half_is_not_slept_on() {
         let word = AtomicU64::new(7 | 9 << 32);
         let soon = Monotonic::now().saturating_add(Duration::from_secs(60));
-        assert_eq!(wait(&word, 8, soon, Bits::ALL), Woken::Changed);
+        assert_eq!(wait(&word, 8, soon), Woken::Changed);
     }
 
     #[test]
     fn a_sleep_ends_at_its_deadline_and_not_before() {
         let word = AtomicU64::new(7);
         let until = Monotonic::now().saturating_add(Duration::from_millis(20));
-        while wait(&word, 7, until, Bits::ALL) != Woken::TimedOut {}
+        while wait(&word, 7, until) != Woken::TimedOut {}
         assert!(Monotonic::now() >= until);
     }
 
@@ -143,7 +172,7 @@ mod tests {
             scope.spawn(|| {
                 let until = Monotonic::now().saturating_add(Duration::from_secs(60));
                 while word.load(SeqCst) == 7 {
-                    assert_ne!(wait(&word, 7, until, Bits::ALL), Woken::TimedOut);
+                    assert_ne!(wait(&word, 7, until), Woken::TimedOut);
                 }
             });
             while wake(&word, 1) == 0 {

@@ -4,6 +4,7 @@
 //! * [`fence`]: a fence in two halves.
 //! * [`fork`]: a word that a fork wipes, and the handlers around it.
 //! * [`identity`]: what tells a process from every other. [`liveness`]: whether the one recorded still lives.
+//! * [`life`]: being told when a thread ends.
 //! * [`byte_lock`]: open-file-description locks.
 //! * `probe` (feature `diagnosis`): whether all that works here.
 //! * [`lock_file`]: files locked by `flock`. [`words`]: words of a file, mapped or not.
@@ -22,6 +23,8 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 #[allow(unsafe_code)]
 pub(crate) mod identity;
+#[allow(unsafe_code)]
+pub(crate) mod life;
 pub(crate) mod liveness;
 #[allow(unsafe_code)]
 pub(crate) mod lock_file;

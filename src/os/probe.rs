@@ -193,13 +193,13 @@ impl Scratch {
             mine[0].store(7, SeqCst);
             let until = Monotonic::now().saturating_add(PATIENCE);
             // Does not sleep, whatever it answers.
-            match futex::wait(&mine[0], 8, until, futex::Bits::ALL) {
+            match futex::wait(&mine[0], 8, until) {
                 Woken::Changed => {}
                 Woken::Refused(errno) => return Err(errno.into()),
                 _ => return Err(Tried::Wrong("it sleeps on a word that has another value")),
             }
             let child = || loop {
-                match futex::wait(&mine[0], 7, until, futex::Bits::ALL) {
+                match futex::wait(&mine[0], 7, until) {
                     Woken::Signal => {}
                     Woken::Called => break 0,
                     _ => break 1,

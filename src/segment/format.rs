@@ -10,6 +10,7 @@ use bytemuck::{Pod, Zeroable};
 pub(crate) use super::meta::{Kind, Meta};
 use crate::digest::fnv1a;
 use crate::os::identity::COMMAND_LEN;
+use crate::os::life;
 use crate::os::map::Shared;
 use crate::protocol::bell::Bell;
 use crate::protocol::mutex::LockWords;
@@ -135,7 +136,18 @@ impl Header {
         self.index_at = self.waiters_at + table(self.waiters, size_of::<Waiter>());
         self.entries_at = self.index_at + table(self.index_cells, size_of::<AtomicU32>());
         self.extents_at = self.units_at() + pages(self.units() * size_of::<AtomicU32>() as u64);
-        self.size = self.extents_at + self.extents_size;
+        self.size = self.lives_at() + u64::from(self.participants).div_ceil(life::WORDS) * PAGE;
+    }
+
+    /// Where the pages of the life words are: up to here the file is allocated when it is made, and each of these when somebody registers in it.
+    pub(crate) fn lives_at(&self) -> u64 {
+        self.extents_at + self.extents_size
+    }
+
+    /// Where the life word of that slot is.
+    pub(crate) fn life_at(&self, slot: Slot) -> u64 {
+        let slot = u64::from(slot.index());
+        self.lives_at() + slot / life::WORDS * PAGE + life::word_at(slot % life::WORDS)
     }
 
     /// How many units the extents have.
@@ -220,6 +232,9 @@ pub(crate) struct Globals {
     pub(crate) reserved: [AtomicU32; 17],
 }
 
+/// In a record's flags: there is a page for its life word.
+pub(crate) const HAS_LIFE: u64 = 1;
+
 /// A participant: one process in the space. Its place in the table is its slot.
 #[repr(C, align(256))]
 #[derive(Debug)]
@@ -233,7 +248,7 @@ pub(crate) struct Record {
     pub(crate) boot: AtomicU64,
     /// Nanoseconds since 1970.
     pub(crate) joined: AtomicU64,
-    /// None in this version.
+    /// [`HAS_LIFE`].
     pub(crate) flags: AtomicU64,
     pub(crate) command: [AtomicU64; COMMAND_LEN / 8],
     /// The PID of the process on whose behalf this one holds its locks; 0: on its own. Not of this process's making, so
@@ -242,8 +257,7 @@ pub(crate) struct Record {
     pub(crate) reserved: [AtomicU64; 2],
     /// Of the fields up to `boot`, by which a participant is judged: if it does not fit, they are not believed.
     pub(crate) digest: AtomicU64,
-    /// For a word that the kernel marks when the thread that registered it dies. Unused in this version.
-    pub(crate) life: [AtomicU64; 8],
+    pub(crate) reserved_for_more: [AtomicU64; 8],
     pub(crate) behalf_command: [AtomicU64; COMMAND_LEN / 8],
     pub(crate) reserved_too: [AtomicU64; 4],
 }
@@ -323,7 +337,9 @@ const _: () = {
     use core::mem::offset_of;
     assert!(HEADER_LEN == 128 && HEADER_LEN as u64 <= GLOBALS_AT);
     assert!(size_of::<Globals>() == 128 && GLOBALS_AT + 128 <= PAGE);
-    assert!(size_of::<Record>() == 256 && offset_of!(Record, behalf) == 96 && offset_of!(Record, life) == 128);
+    assert!(
+        size_of::<Record>() == 256 && offset_of!(Record, behalf) == 96 && offset_of!(Record, behalf_command) == 192
+    );
     assert!(size_of::<Waiter>() == 64);
     assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64 && offset_of!(Entry, extents) == 192);
     assert!(size_of::<Seat>() == 16 && size_of::<ReaderCell>() == 64 && size_of::<Line>() == 64);
@@ -488,7 +504,7 @@ mod tests {
             reserved);
         assert_described!("Lock words", LockWords: owner thread sleepers contended lease);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
-            flags command behalf reserved digest life behalf_command reserved_too);
+            flags command behalf reserved digest reserved_for_more behalf_command reserved_too);
         assert_described!("Waiter record", Waiter: who what thread since asleep own reserved);
         assert_described!("Entry", Entry: lock meta since bell state name hash swept dead dead_command recovered extents
             count reserved);

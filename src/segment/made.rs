@@ -38,10 +38,10 @@ impl Made {
         [Self::Segment, Self::Files].into_iter().find(is_there)
     }
 
-    /// How long its file is, in bytes.
+    /// How much room its file takes when it is made, in bytes.
     pub(super) fn size(self, choice: Choice) -> u64 {
         match self {
-            Self::Segment => Header::new(choice, 0, 0).size,
+            Self::Segment => Header::new(choice, 0, 0).lives_at(),
             Self::Files => FilesHeader::new(choice.names, choice.mode, 0, 0, true).size(),
         }
     }

@@ -6,7 +6,7 @@
 //! * [`names`]: from a name to its lock, and back to an unused place. [`index`]: the cells in which names are looked up.
 //! * [`meta`]: what an entry is used for.
 //! * [`extents`]: room for what does not fit an entry.
-//! * [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
+//! * [`lives`]: who is to be told of when. [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 //! * [`inspect`]: looking at all of that from outside, without writing.
 
 mod deaths;
@@ -16,6 +16,7 @@ pub(crate) mod files;
 pub(crate) mod format;
 mod index;
 pub(crate) mod inspect;
+pub(crate) mod lives;
 pub(crate) mod made;
 mod meta;
 pub(crate) mod names;
@@ -57,6 +58,8 @@ pub(crate) struct Segment {
     pub(crate) lines: Table<Line>,
     pub(crate) cells: Table<ReaderCell>,
     pub(crate) seats: Table<Seat>,
+    /// The pages of the life words, of which not all are there.
+    lives: Table<AtomicU32>,
 }
 
 impl Segment {
@@ -73,6 +76,7 @@ impl Segment {
             lines: map.table(header.extents_at, header.extents_size / 64).ok_or_else(table_missing)?,
             cells: map.table(header.extents_at, header.extents_size / 64).ok_or_else(table_missing)?,
             seats: map.table(header.extents_at, header.extents_size / 16).ok_or_else(table_missing)?,
+            lives: map.table(header.lives_at(), (header.size - header.lives_at()) / 4).ok_or_else(table_missing)?,
             header,
             file: KeptFile::new(file).map_err(|e| Error::system("keep open", &path, e))?,
             path,

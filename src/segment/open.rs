@@ -10,13 +10,13 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs2::FileExt;
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, posix_fallocate, renameat2};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::geteuid;
 
@@ -340,7 +340,7 @@ impl Options {
         })?;
         let written = place(&file, space).and_then(|place| {
             let token_base = wall_clock_nanos().max(self.token_floor);
-            allocate(&file, made.size(choice))?;
+            file::allocate(file.as_fd(), 0, made.size(choice))?;
             if self.for_a_group() {
                 adopt_group(&new)?;
             }
@@ -348,6 +348,7 @@ impl Options {
             match made {
                 Made::Segment => {
                     let header = Header::new(choice, token_base, place);
+                    file.set_len(header.size)?;
                     std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
                 }
                 Made::Files => {
@@ -390,16 +391,6 @@ pub(super) fn place(file: &File, space: &Path) -> io::Result<u64> {
 fn adopt_group(path: &Path) -> io::Result<()> {
     let group = fs::metadata(path.parent().unwrap_or(path))?.gid();
     std::os::unix::fs::lchown(path, None, Some(group))
-}
-
-/// Really allocates `size` bytes: a full tmpfs is an error now and not a SIGBUS later. (fs2's `allocate` reports it as success.)
-fn allocate(file: &File, size: u64) -> io::Result<()> {
-    loop {
-        match posix_fallocate(file, 0, size as libc::off_t) {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result?),
-        }
-    }
 }
 
 /// A `try_lock` of fs2 as an answer.

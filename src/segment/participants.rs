@@ -29,6 +29,7 @@ use crate::digest::fnv1a;
 use crate::os::clock::wall_clock_nanos;
 use crate::os::file::KeptFile;
 use crate::os::identity::{self, Identity};
+use crate::os::life::{Registered, Sign};
 use crate::os::liveness::{self, Evidence, Life};
 use crate::os::{byte_lock, byte_lock::Presence, fork, futex};
 use crate::protocol::word::{OwnerWord, Slot};
@@ -73,12 +74,14 @@ pub(crate) struct Membership {
     pub(crate) incarnation: u32,
     pub(crate) identity: Identity,
     presence: Presence,
+    life: Option<Registered>,
 }
 
 impl Membership {
-    /// In a forked child: what it says is the parent's, and the mapping behind it was not inherited.
+    /// In a forked child: what it says is the parent's, and the mappings behind it were not inherited.
     pub(crate) fn forget(self) {
         self.presence.forget();
+        self.life.into_iter().for_each(Registered::forget);
     }
 }
 
@@ -270,6 +273,7 @@ impl Segment {
         record.time_namespace.store(me.time_namespace, Relaxed);
         record.boot.store(me.boot, Relaxed);
         record.joined.store(wall_clock_nanos(), Relaxed);
+        // Its life word may be the one of whoever was here before, until ours is begun.
         record.flags.store(0, Relaxed);
         record.digest.store(digest(incarnation, me), Relaxed);
         record.behalf.store(0, Relaxed);
@@ -279,7 +283,21 @@ impl Segment {
         // Acquiring a lock is no `Release`: without this, whoever reads our slot in a word could still find the one before us there,
         // dead. Pairs with the fence in `Host::judge`.
         fence(Release);
-        Ok(Some(Membership { slot, incarnation, identity: *me, presence }))
+        Ok(Some(Membership { slot, incarnation, identity: *me, presence, life: self.begin_life(slot) }))
+    }
+
+    /// Whether a thread registered for this process in `slot`, and has ended since.
+    pub(crate) fn is_life_over(&self, slot: Slot) -> bool {
+        matches!(self.life_of(slot), Some((_, Sign::None | Sign::Ended)))
+    }
+
+    /// Has the calling thread register instead of one that has ended.
+    pub(crate) fn renew_life(&self, membership: &mut Membership) {
+        if self.is_life_over(membership.slot) {
+            // First: the word is one of theirs until then.
+            membership.life = None;
+            membership.life = self.begin_life(membership.slot);
+        }
     }
 
     /// Gives up this process's slot, and before that whatever it still holds: then somebody leaked a guard.
