@@ -360,7 +360,7 @@ pub enum Error {
 
     /// What the space is made of cannot do that.
     #[error(
-        "the space {path} has the backend \"{backend}\", which has no {what}; create the space with Backend::Segment",
+        "the space {path} has the backend \"{backend}\", which has no {what}; it takes one that is made of a segment (hostlock move --to segment)",
         path = path.display()
     )]
     Unsupported {

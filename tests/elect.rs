@@ -120,6 +120,92 @@ fn one_leads_at_a_time_and_who_lost_its_lead_starts_over() {
     assert_eq!(space.mutex("db").unwrap().holder().unwrap(), None);
 }
 
+/// Whoever tells it to end while it is about to lose its lead does not want it to lead once more.
+#[test]
+fn who_is_told_to_end_while_its_lead_is_lost_does_not_campaign_again() {
+    let place = Place::new();
+    for (signal, late) in [(Signal::SIGTERM, false), (Signal::SIGTERM, true), (Signal::SIGINT, true)] {
+        let file = place.root.path().join("pid");
+        let _ = std::fs::remove_file(&file);
+        let script =
+            format!("trap 'sleep 0.5; exit 0' TERM; echo $$ >{}; while :; do sleep 0.05; done", file.display());
+        let mut elect = start(&place, "elect", &["--lease", "80ms", "e", "--", "sh", "-c", &script], "stderr");
+        number_in(&file);
+        elect.signal(Signal::SIGSTOP);
+        let guard = space(&place).mutex("e").unwrap().lock_owned().unwrap();
+        if !late {
+            elect.signal(signal);
+        }
+        elect.signal(Signal::SIGCONT);
+        wait_until("it knows", || said(&place, "stderr").contains("lost the lease") || !late);
+        if late {
+            elect.signal(signal);
+        }
+        assert_eq!(dollar_question(elect.finish()), 128 + signal as i32, "{signal}, {late}");
+        assert_eq!(said(&place, "stderr").matches("leading").count(), 1);
+        guard.unlock().unwrap();
+    }
+}
+
+/// What COMMAND started goes with it, when the lock it ran under is gone.
+#[test]
+fn what_a_command_left_behind_is_ended_when_the_lock_was_lost() {
+    let place = Place::new();
+    let files = ["shell", "orphan", "stubborn"].map(|name| place.root.path().join(name));
+    let [shell, orphan, stubborn] = files.each_ref().map(|file| file.display());
+    let script = format!(
+        "echo $$ >{shell}; (setsid sh -c 'echo $$ >{orphan}; sleep 60' &) ; (sh -c 'trap \"\" TERM; echo $$ >{stubborn}; sleep 60' &); sleep 60; true"
+    );
+    let mut run = start(&place, "run", &["--lease", "80ms", "a", "--", "sh", "-c", &script], "stderr");
+    let pids = files.each_ref().map(|file| number_in(file));
+    run.signal(Signal::SIGSTOP);
+    drop(space(&place).mutex("a").unwrap().lock().unwrap());
+    run.signal(Signal::SIGCONT);
+    assert_eq!(dollar_question(run.finish()), 70);
+    for pid in pids {
+        assert!(!support::tool::is_running(pid), "{pid} of {pids:?} is left");
+    }
+}
+
+/// It is what it came to that counts, and not that nobody held the lock for it at the end.
+#[test]
+fn a_command_that_ended_by_itself_is_not_run_again() {
+    let place = Place::new();
+    for (verb, code) in [("elect", 5), ("run", 70)] {
+        let file = place.root.path().join("pid");
+        let _ = std::fs::remove_file(&file);
+        let script = format!("echo $$ >{}; sleep 0.2; exit 5", file.display());
+        let mut tool = start(&place, verb, &["--lease", "80ms", "a", "--", "sh", "-c", &script], "stderr");
+        let pid = number_in(&file);
+        tool.signal(Signal::SIGSTOP);
+        wait_until("COMMAND ended", || !support::tool::is_running(pid));
+        drop(space(&place).mutex("a").unwrap().lock().unwrap());
+        tool.signal(Signal::SIGCONT);
+        assert_eq!(dollar_question(tool.finish()), code);
+        let said = said(&place, "stderr");
+        assert!(said.contains("lost the lease of lock \"a\"") && said.contains("before sh ended"), "{said}");
+    }
+}
+
+#[test]
+fn only_a_lock_that_one_has_at_a_time_can_be_led_by() {
+    let place = Place::new();
+    assert!(place.output("run", &["--of", "3", "s", "--", "true"]).status.success());
+    let output = place.output("elect", &["s", "--", "true"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("\"s\" is a semaphore, not a mutex"), "{}", stderr(&output));
+    let leader = start(&place, "elect", &["e", "--", "sleep", "60"], "stderr");
+    wait_until("it leads", || said(&place, "stderr").contains("leading"));
+    for options in [&["-n"][..], &["-w", "0.1"], &["-n", "-E", "75"]] {
+        let output = place.output("elect", &[options, &["e", "--", "true"]].concat());
+        assert_eq!(output.status.code(), Some(75), "{options:?}");
+        assert!(stderr(&output).contains("is held by pid"), "{}", stderr(&output));
+    }
+    drop(leader);
+    let output = place.output("run", &["--lease", "5", "--backend", "files", "a", "--", "true"]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+}
+
 #[test]
 fn who_leads_until_its_command_ends_ends_as_that_does() {
     let place = Place::new();

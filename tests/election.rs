@@ -53,6 +53,10 @@ fn leaders_follow_each_other() {
     assert_eq!(holder.token, one);
     assert!(matches!(election.campaign_for(Duration::from_millis(30)), Err(Error::TimedOut { .. })));
     assert!(matches!(election.wait_for_change(Some(one), Duration::from_millis(30)), Err(Error::TimedOut { .. })));
+    let cancel = hostlock::CancelToken::new();
+    cancel.cancel();
+    let waited = cancel.run(|| election.wait_for_change(Some(one), Duration::from_secs(60)));
+    assert!(matches!(waited, Err(Error::Cancelled { .. })), "{waited:?}");
     // It resigns, and nobody is told of anything.
     let second = start("campaigner", &[path, "60000"]);
     wait_until("it campaigns", || space.usage().waiting == 1);

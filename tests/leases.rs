@@ -16,7 +16,14 @@ use support::{Actor, act, behind, command, hear, root, say, space, start, start_
 
 #[test]
 fn role() {
-    act(&[("holder", holder), ("writer", writer), ("keeper_refused", keeper_refused), ("forker", forker)]);
+    act(&[
+        ("holder", holder),
+        ("writer", writer),
+        ("keeper_refused", keeper_refused),
+        ("forker", forker),
+        ("beginners", beginners),
+        ("endless", endless),
+    ]);
 }
 
 /// So many rounds of what is tried, and more in the long form.
@@ -281,7 +288,9 @@ fn the_program_is_told_of_a_lease_that_nobody_keeps() {
     // Nobody waited: and yet it was lost.
     holder.tell("unlock");
     holder.expect("false");
-    assert!(space(path).mutex("a").unwrap().try_lock().unwrap().abandoned().is_none(), "it released, if late");
+    let mutex = space(path).mutex("a").unwrap();
+    let next = mutex.try_lock().unwrap();
+    assert!(next.abandoned().is_some_and(|loser| loser.lease_lost && loser.token == lost), "{next:?}");
 }
 
 /// Whatever was on its way has this time to arrive.
@@ -296,8 +305,11 @@ fn nobody_gets_a_lost_lock_before_the_delay_is_over() {
         holder.tell("held?");
         holder.hear() == "false"
     });
+    // Whoever lost it cannot cut the time short, by letting go of what it does not have any more.
+    holder.tell("unlock");
+    holder.expect("false");
     assert!(matches!(mutex.try_lock(), Err(Error::WouldBlock { .. })));
-    assert!(mutex.lock().unwrap().abandoned().is_some());
+    assert!(mutex.lock().unwrap().abandoned().is_some_and(|loser| loser.lease_lost));
     // It is for who loses, not for who dies or releases.
     let mut another = start("holder", &[path, "a", "20000", "20000"]);
     token(&another);
@@ -427,6 +439,79 @@ fn a_filter_that_refuses_threads_is_the_only_reason_to_fail() {
     }
 }
 
+/// Several threads have the first leases of this process at once.
+fn beginners(arguments: &[String]) {
+    let space = space(&arguments[0]);
+    let barrier = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (space, barrier) = (&space, &barrier);
+            scope.spawn(move || {
+                let mutex = space.mutex(&format!("first-{number}")).unwrap();
+                barrier.wait();
+                let guard = mutex.lock_with_lease(Duration::from_secs(60)).unwrap();
+                assert!(guard.is_held(), "lost as soon as it was acquired");
+                guard.unlock().unwrap();
+                assert!(mutex.try_lock().is_ok());
+            });
+        }
+    });
+    say("done");
+}
+
+#[test]
+fn threads_that_have_their_first_leases_at_once_have_them() {
+    let root = root();
+    for _ in 0..rounds(60) {
+        start("beginners", &[root.path().to_str().unwrap()]).expect("done");
+    }
+}
+
+/// The end of one acquisition is not that of another thread's next one, whose word differs in one bit only.
+#[test]
+fn a_lease_ends_once() {
+    let root = root();
+    let space = space(root.path());
+    let (lost, done) = (AtomicU32::new(0), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mutex = space.mutex("a").unwrap();
+                let mut last = 0;
+                while !done.load(Relaxed) {
+                    let Ok(guard) = mutex.try_lock() else { continue };
+                    lost.fetch_add(u32::from(guard.token() <= last), Relaxed);
+                    last = guard.token();
+                    lost.fetch_add(u32::from(guard.unlock().is_err()), Relaxed);
+                }
+            });
+        }
+        let mutex = space.mutex("a").unwrap();
+        let until = Instant::now() + Duration::from_secs(u64::from(rounds(3)));
+        while Instant::now() < until {
+            mutex.lock_with_lease(Lease::new(Duration::from_secs(60)).fair()).unwrap().unlock().unwrap();
+        }
+        done.store(true, Relaxed);
+    });
+    assert_eq!(lost.load(Relaxed), 0, "locks were lost under their holders");
+}
+
+/// Has a lease that is kept and never ends, and says how much time of the processor it took to keep it.
+fn endless(arguments: &[String]) {
+    let guard = space(&arguments[0]).mutex("a").unwrap().lock_with_lease(Lease::new(Duration::MAX).kept()).unwrap();
+    let used = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap();
+    let before = used();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = Duration::from(used()).saturating_sub(before.into());
+    say(guard.is_held() && used < Duration::from_millis(100));
+}
+
+#[test]
+fn a_lease_that_never_ends_costs_nothing_to_keep() {
+    let root = root();
+    start("endless", &[root.path().to_str().unwrap()]).expect("true");
+}
+
 #[test]
 fn odd_leases_are_refused_or_have_no_end() {
     let root = root();
@@ -435,6 +520,10 @@ fn odd_leases_are_refused_or_have_no_end() {
     for none in [Duration::ZERO, Duration::from_nanos(1), Duration::from_micros(999)] {
         let error = mutex.lock_with_lease(none).unwrap_err();
         assert!(matches!(error, Error::InvalidOption { option: "lease", .. }), "{error}");
+    }
+    for short in [1, 9] {
+        let error = mutex.lock_with_lease(Lease::new(Duration::from_millis(short)).kept()).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { option: "lease", .. }), "nobody could keep it: {error}");
     }
     for endless in [Duration::MAX, Duration::from_secs(u64::MAX / 1000), Duration::from_secs(1 << 40)] {
         let guard = mutex.lock_with_lease(Lease::new(endless).kept().lock_delay(Duration::MAX)).unwrap();
@@ -465,17 +554,28 @@ fn a_fence_in_a_file_keeps_what_it_saw() {
             assert!([2, 9].contains(&fence.newest().unwrap()), "{at}");
         }
     }
-    std::fs::write(&path, &sound[..40]).unwrap();
-    assert_eq!(fence.newest().unwrap(), u64::from_le_bytes(sound[8..16].try_into().unwrap()));
-    for wrong in [vec![7; 64], vec![0; 65], vec![0; 64]] {
-        std::fs::write(&path, wrong).unwrap();
-        assert!(matches!(fence.newest(), Err(Error::InvalidOption { option: "fence", .. })));
+    for wrong in [vec![7; 64], vec![0; 65], vec![0; 64], sound[..40].to_vec(), vec![], b"precious".to_vec()] {
+        std::fs::write(&path, &wrong).unwrap();
+        for error in [fence.newest().err(), fence.admit(10).err(), Fence::open(&path).err()] {
+            assert!(matches!(error, Some(Error::InvalidOption { option: "fence", .. })), "{error:?}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), wrong, "it is not ours to write to");
     }
-    assert!(Fence::open(root.path()).is_err(), "a directory");
+    for other in [root.path(), std::path::Path::new("/dev/null"), std::path::Path::new("/proc/version")] {
+        assert!(Fence::open(other).is_err(), "{other:?}");
+    }
     // Who is behind it keeps others out, threads too.
     std::fs::write(&path, &sound).unwrap();
     let inside = fence.enter(9).unwrap();
-    assert!(matches!(fence.enter_for(10, Duration::from_millis(20)), Err(Error::TimedOut { .. })));
+    let again = fence.enter(10).unwrap_err();
+    assert!(matches!(again, Error::Deadlock { token: 9, .. }), "this thread would wait for itself: {again}");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let another = Fence::open(&path).unwrap();
+            assert_eq!(another.newest().unwrap(), 9, "asking needs no turn");
+            assert!(matches!(another.enter_for(10, Duration::from_millis(20)), Err(Error::TimedOut { .. })));
+        });
+    });
     drop(inside);
     fence.admit(10).unwrap();
     // Another file in its place is another fence, to be locked anew.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::lease::{Lease, LeaseGuard};
 use super::mutex::Mutex;
 use super::space::Space;
+use crate::backend::cancel;
 use crate::{Abandoned, Error, Holder, Result};
 
 /// A handle for an election: of all processes that campaign under its name, one leads, until it resigns, dies, or loses its lease. Made by
@@ -49,9 +50,11 @@ impl Space {
     /// when the leader is stopped or hangs.
     ///
     /// # Errors
-    /// As [`mutex`](Self::mutex).
+    /// As [`mutex`](Self::mutex); [`Error::InvalidOption`] if the lease is shorter than ten milliseconds; [`Error::Unsupported`] in a space of lock files.
     pub fn election(&self, name: &str, lease: impl Into<Lease>) -> Result<Election> {
-        Ok(Election { mutex: self.mutex(name)?, lease: lease.into().kept().fair() })
+        let election = Election { mutex: self.mutex(name)?, lease: lease.into().kept().fair() };
+        election.mutex.check_lease(&election.lease)?;
+        Ok(election)
     }
 }
 
@@ -118,6 +121,9 @@ impl Election {
             let leader = self.leader()?;
             if leader.as_ref().map(|leader| leader.token) != known {
                 return Ok(leader);
+            }
+            if cancel::is_due() {
+                return Err(Error::Cancelled { name: self.name().into() });
             }
             let waited = started.elapsed();
             if waited >= timeout {

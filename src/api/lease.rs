@@ -9,7 +9,7 @@ use super::mutex::Mutex;
 use super::rwlock::RwLock;
 use super::semaphore::{Semaphore, would_block};
 use crate::backend::either::{AsExclusive, Lock, Permits, ReadWrite};
-use crate::backend::lease::{End, Leased, Tenure, Terms};
+use crate::backend::lease::{End, Leased, Prepared, Tenure, Terms};
 use crate::backend::lock::Abandonment;
 use crate::backend::semaphore::More;
 use crate::os::clock::Deadline;
@@ -114,8 +114,8 @@ enum Told {
 }
 
 impl LeaseGuard {
-    fn alone(leased: Leased, told: Option<Box<Abandonment>>, lease: Lease) -> Result<Self> {
-        let tenure = Tenure::begin(leased, lease.0)?;
+    fn alone(leased: Leased, told: Option<Box<Abandonment>>, prepared: Prepared) -> Result<Self> {
+        let tenure = Tenure::begin(leased, prepared, told.is_some())?;
         Ok(Self { tenure, told: told.map_or(Told::Nothing, Told::Alone) })
     }
 
@@ -247,9 +247,15 @@ impl Mutex {
         self.acquire_leased(lease.into(), Deadline::after(timeout))
     }
 
+    /// Whether it can be had with such a lease.
+    pub(super) fn check_lease(&self, lease: &Lease) -> Result<()> {
+        lease.0.check(self.backend().exclusive())
+    }
+
     fn acquire_leased(&self, lease: Lease, deadline: Deadline) -> Result<LeaseGuard> {
         let lock: Lock = self.backend().clone();
         lease.0.check(lock.exclusive())?;
+        let prepared = lease.0.prepare(lock.name())?;
         let (acquisition, told) = match lock.acquire_fast(0) {
             Ok(acquisition) => (acquisition, None),
             Err(begun) => {
@@ -257,7 +263,7 @@ impl Mutex {
                 (waited.acquisition, waited.abandoned)
             }
         };
-        LeaseGuard::alone(Leased::Alone(lock, acquisition), told, lease)
+        LeaseGuard::alone(Leased::Alone(lock, acquisition), told, prepared)
     }
 }
 
@@ -289,8 +295,9 @@ impl RwLock {
     fn write_leased(&self, lease: Lease, deadline: Deadline) -> Result<LeaseGuard> {
         let lock: ReadWrite = self.backend().clone();
         lease.0.check(lock.exclusive())?;
+        let prepared = lease.0.prepare(lock.name())?;
         let (acquisition, told) = lock.write(0, || deadline)?;
-        LeaseGuard::alone(Leased::Writing(lock, acquisition), told, lease)
+        LeaseGuard::alone(Leased::Writing(lock, acquisition), told, prepared)
     }
 }
 
@@ -345,6 +352,7 @@ impl Semaphore {
     fn acquire_leased(&self, count: u32, lease: Lease, deadline: Deadline) -> Result<LeaseGuard> {
         let permits: Permits = self.backend().clone();
         lease.0.check_permits(&permits)?;
+        let prepared = lease.0.prepare(permits.name())?;
         let fast = if count == 1 { permits.acquire_fast() } else { None };
         let (permit, mut more) = match fast {
             Some(permit) => (permit, None),
@@ -352,7 +360,8 @@ impl Semaphore {
         };
         let mut held = more.as_deref_mut().map(|more| std::mem::take(&mut more.others)).unwrap_or_default();
         held.push(permit);
-        let tenure = Tenure::begin(Leased::Permits(permits, held), lease.0)?;
+        let was_told = more.as_ref().is_some_and(|more| more.told.is_some());
+        let tenure = Tenure::begin(Leased::Permits(permits, held), prepared, was_told)?;
         Ok(LeaseGuard { tenure, told: more.map_or(Told::Nothing, Told::Permits) })
     }
 }

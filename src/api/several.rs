@@ -22,6 +22,16 @@ pub enum Wanted<'a> {
     Write(&'a RwLock),
 }
 
+impl Wanted<'_> {
+    /// What a wait of no length says is that it would have had to wait.
+    fn would_block(self, error: Error) -> Error {
+        match self {
+            Self::Lock(mutex) => mutex.would_block(error),
+            Self::Read(lock) | Self::Write(lock) => lock.would_block(error),
+        }
+    }
+}
+
 impl<'a> From<&'a Mutex> for Wanted<'a> {
     fn from(mutex: &'a Mutex) -> Self {
         Self::Lock(mutex)
@@ -105,7 +115,7 @@ impl<'a> Deref for AllGuard<'a> {
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub fn lock_all<'a, W: Into<Wanted<'a>>>(wanted: impl IntoIterator<Item = W>) -> Result<AllGuard<'a>> {
-    acquire(wanted, Deadline::Never)
+    acquire(wanted, Deadline::Never, |_, error| error)
 }
 
 /// Acquires several locks, all or none, if that is possible without waiting.
@@ -113,10 +123,7 @@ pub fn lock_all<'a, W: Into<Wanted<'a>>>(wanted: impl IntoIterator<Item = W>) ->
 /// # Errors
 /// [`Error::WouldBlock`], naming one that is held, and its holder; otherwise as [`lock_all`].
 pub fn try_lock_all<'a, W: Into<Wanted<'a>>>(wanted: impl IntoIterator<Item = W>) -> Result<AllGuard<'a>> {
-    acquire(wanted, now()).map_err(|error| match error {
-        Error::TimedOut { name, holder, .. } => Error::WouldBlock { name, holder },
-        error => error,
-    })
+    acquire(wanted, now(), Wanted::would_block)
 }
 
 /// Acquires several locks, all or none, waiting for at most `timeout` for all of them together.
@@ -128,7 +135,7 @@ pub fn try_lock_all_for<'a, W: Into<Wanted<'a>>>(
     timeout: Duration,
 ) -> Result<AllGuard<'a>> {
     let started = Instant::now();
-    acquire(wanted, Deadline::after(timeout)).map_err(|mut error| {
+    acquire(wanted, Deadline::after(timeout), |_, error| error).map_err(|mut error| {
         if let Error::TimedOut { waited, .. } = &mut error {
             *waited = started.elapsed();
         }
@@ -136,7 +143,12 @@ pub fn try_lock_all_for<'a, W: Into<Wanted<'a>>>(
     })
 }
 
-fn acquire<'a, W: Into<Wanted<'a>>>(wanted: impl IntoIterator<Item = W>, deadline: Deadline) -> Result<AllGuard<'a>> {
+/// `explain`: what the error comes to of the one that was not to be had.
+fn acquire<'a, W: Into<Wanted<'a>>>(
+    wanted: impl IntoIterator<Item = W>,
+    deadline: Deadline,
+    explain: impl FnOnce(Wanted<'a>, Error) -> Error,
+) -> Result<AllGuard<'a>> {
     let wanted: Vec<Wanted<'a>> = wanted.into_iter().map(W::into).collect();
     let place = |at: usize| {
         let lock = match wanted[at] {
@@ -151,7 +163,7 @@ fn acquire<'a, W: Into<Wanted<'a>>>(wanted: impl IntoIterator<Item = W>, deadlin
         return Err(Error::InvalidOption {
             option: "locks",
             value: place(twice[0]).1.into(),
-            reason: "it is named twice, and would wait for itself".into(),
+            reason: "that one is named twice, and would wait for itself".into(),
         });
     }
     let mut guards: Vec<Option<WantedGuard<'a>>> = wanted.iter().map(|_| None).collect();
@@ -165,7 +177,7 @@ fn acquire<'a, W: Into<Wanted<'a>>>(wanted: impl IntoIterator<Item = W>, deadlin
             Ok(guard) => guards[at] = Some(guard),
             Err(error) => {
                 guards.into_iter().flatten().for_each(WantedGuard::give_up);
-                return Err(error);
+                return Err(explain(wanted[at], error));
             }
         }
     }

@@ -59,6 +59,6 @@ pub(super) fn current() -> Option<Arc<Cancel>> {
 }
 
 /// Whether a wait of this thread is to end.
-pub(super) fn is_due() -> bool {
+pub(crate) fn is_due() -> bool {
     CURRENT.try_with(|current| current.borrow().as_ref().is_some_and(|cancel| cancel.is_cancelled())).unwrap_or(false)
 }

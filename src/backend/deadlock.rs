@@ -84,6 +84,10 @@ impl Reading<'_> {
             Target::Lock(place) => {
                 let (entry, _) = self.entry(place)?;
                 let seen = entry.lock.look();
+                // It changed hands since that thread slept: that may have been to it.
+                if wait.own != seen.0 {
+                    return None;
+                }
                 let thread = entry.lock.thread_of(seen).unwrap_or(0);
                 each(self.owner(seen, thread)?, seen.0);
                 Some(Needs::All)
@@ -137,11 +141,13 @@ impl Reading<'_> {
     /// All processes that have permits: one of them is enough.
     fn permits(&self, entry: &Entry, wait: &Sleeper, each: &mut impl FnMut(Party, u64)) -> Option<Needs> {
         let mut parties: Vec<(Party, u64)> = Vec::new();
+        let mut missing = if wait.own == 0 { 1 } else { wait.own_epochs().count() };
         for seat in self.space.segment.seats_of(entry).ok()? {
             let seen = seat.look();
             let party = self.owner(seen, 0)?;
             // What it has already of those that it waits for.
-            if party.slot == wait.slot && wait.own != 0 && seen.epoch() >= wait.own {
+            if party.slot == wait.slot && wait.own_epochs().contains(&seen.epoch()) {
+                missing = missing.saturating_sub(1);
                 continue;
             }
             match parties.iter_mut().rev().find(|(known, _)| *known == party) {
@@ -149,6 +155,8 @@ impl Reading<'_> {
                 None => parties.push((party, seen.0)),
             }
         }
+        // If it has them all it waits no more, whatever its record says.
+        (missing > 0).then_some(())?;
         parties.into_iter().for_each(|(party, digest)| each(party, digest));
         Some(Needs::Any)
     }

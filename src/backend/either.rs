@@ -123,6 +123,14 @@ impl<'a> Exclusive<'a> {
         }
     }
 
+    /// Ends one whose lease ran out: the next owner is told.
+    pub(crate) fn lose(self, acquisition: Acquisition) -> bool {
+        match self {
+            Self::Segment(lock) => lock.lose(acquisition),
+            Self::Files(_) => false,
+        }
+    }
+
     /// Ends an acquisition that nothing was done with: whoever has to be told of a death, as this one was, still is.
     pub(crate) fn give_up(self, acquisition: Acquisition, told: Option<&Abandonment>) {
         match self {
@@ -263,7 +271,7 @@ impl ReadWrite {
     pub(crate) fn read(&self, thread: u32, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
         match self {
             Self::Segment(lock) => lock.read(thread, deadline),
-            Self::Files(lock) => lock.read(deadline),
+            Self::Files(lock) => lock.read(thread, deadline),
         }
     }
 

@@ -1,8 +1,12 @@
 //! The largest token that a resource has seen: in the segment beside a lock of its own, or in a file.
 
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::cancel;
 use super::either::{AnySpace, AsExclusive, Exclusive};
@@ -10,13 +14,13 @@ use super::files::lock::Pauses;
 use super::lock::{Acquisition, SharedLock, Spec, Waited};
 use super::shared::watch_forks;
 use crate::os::clock::Deadline;
-use crate::os::file;
-use crate::os::lock_file::{LockFile, Mode};
+use crate::os::file::{self, FileId};
+use crate::os::lock_file::{self, LockFile, Mode};
 use crate::segment::format::Kind;
 use crate::{Error, Result};
 
 /// What only a segment can have.
-const FENCE: &str = "a fence (one in a file can: Fence::open)";
+const FENCE: &str = "fences (Fence::open makes one in a file)";
 
 /// One in a segment.
 #[derive(Clone, Debug)]
@@ -63,14 +67,19 @@ impl SharedFence {
 }
 
 /// One in a file of its own: two records, of which the one with the larger token counts, and the other is written next. So whoever dies amid it, and the
-/// machine, leave the one before.
+/// machine, leave the one before. The file is made under another name and has both from the beginning, so one that has none, or another length, never was a fence, or is damaged.
 #[derive(Debug)]
 pub(crate) struct FileFence {
     path: Arc<Path>,
 }
 
+thread_local! {
+    /// Behind which fences this thread is, as which process.
+    static BEHIND: RefCell<Vec<(u64, FileId)>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Somebody is behind it.
-pub(crate) struct Inside(LockFile);
+pub(crate) struct Inside(LockFile, (u64, FileId));
 
 impl Inside {
     /// Whether it is this process.
@@ -81,6 +90,7 @@ impl Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
+        let _ = BEHIND.try_with(|behind| behind.borrow_mut().retain(|other| *other != self.1));
         // In so many words: what this process started may have a copy.
         self.0.unlock();
     }
@@ -94,8 +104,8 @@ impl FileFence {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         watch_forks(&path.to_string_lossy())?;
         let fence = Self { path: std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).into() };
-        match file::create_new(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(Error::system("make", path, e)),
+        match std::fs::symlink_metadata(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => fence.make().map_err(fence.failed("make"))?,
             _ => {}
         }
         fence.newest()?;
@@ -106,82 +116,124 @@ impl FileFence {
         &self.path
     }
 
-    fn failed(&self, doing: &'static str) -> impl Fn(std::io::Error) -> Error {
+    fn failed(&self, doing: &'static str) -> impl Fn(io::Error) -> Error {
         move |e| Error::system(doing, &self.path, e)
     }
 
+    /// Whole, and on the disk before anybody sees it. If somebody is faster, theirs is as good.
+    fn make(&self) -> io::Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = self.path.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
+        let new = format!(".{name}.new.{}.{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let new = self.path.with_file_name(new);
+        let make = || -> io::Result<()> {
+            let file = file::create_new(&new)?;
+            file.write_all_at(&[record(0), record(0)].concat(), 0)?;
+            file.sync_all()?;
+            match std::fs::hard_link(&new, &self.path) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            }
+            file::open_directory(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        };
+        let made = make();
+        let _ = std::fs::remove_file(&new);
+        made
+    }
+
+    /// Needs no lock: what is written leaves one of the two records as it is.
     pub(crate) fn newest(&self) -> Result<u64> {
-        Ok(self.read(&self.lock(Mode::Shared, Deadline::Never)?)?.0)
+        let file = file::open_to_read(&self.path).map_err(self.failed("open"))?;
+        let mut seen = self.read(&file)?;
+        for _ in 0..100 {
+            match self.read(&file)? {
+                again if again == seen => break,
+                other => seen = other,
+            }
+        }
+        Ok(seen.0)
     }
 
     /// Lets `token` in alone, if none is larger, for as long as the file stays locked.
     pub(crate) fn enter(&self, token: u64, deadline: Deadline) -> Result<Inside> {
-        let locked = self.lock(Mode::Exclusive, deadline)?;
-        let (newest, next) = self.read(&locked)?;
+        let locked = self.lock(deadline)?;
+        let (newest, next) = self.read(locked.file())?;
         if token < newest {
-            return Err(Error::Fenced { fence: self.path.to_string_lossy().into(), token, newest });
+            return Err(Error::Fenced { fence: self.name(), token, newest });
         }
         if token > newest {
-            let mut record = [0; RECORD];
-            record[..8].copy_from_slice(&MAGIC);
-            record[8..16].copy_from_slice(&token.to_le_bytes());
-            record[16..24].copy_from_slice(&(!token).to_le_bytes());
-            locked.file().write_all_at(&record, (next * RECORD) as u64).map_err(self.failed("write"))?;
+            let at = (next * RECORD) as u64;
+            locked.file().write_all_at(&record(token), at).map_err(self.failed("write"))?;
             // What is written with the token must not be there before it.
             locked.file().sync_data().map_err(self.failed("write"))?;
         }
-        Ok(Inside(locked))
+        let me = (lock_file::process().map_err(self.failed("lock"))?, locked.id());
+        let _ = BEHIND.try_with(|behind| behind.borrow_mut().push(me));
+        Ok(Inside(locked, me))
+    }
+
+    fn name(&self) -> Arc<str> {
+        self.path.to_string_lossy().into()
     }
 
     /// Locks the file that is there now.
-    fn lock(&self, mode: Mode, deadline: Deadline) -> Result<LockFile> {
+    fn lock(&self, deadline: Deadline) -> Result<LockFile> {
         let mut pauses = Pauses::new(deadline);
         loop {
             let locked = LockFile::open(&self.path).map_err(self.failed("open"))?;
-            if locked.try_lock(mode).map_err(self.failed("lock"))? {
-                let now = file::FileId::at(&self.path).map_err(self.failed("look at"))?;
+            if locked.try_lock(Mode::Exclusive).map_err(self.failed("lock"))? {
+                let now = FileId::at(&self.path).map_err(self.failed("look at"))?;
                 if now == locked.id() {
                     return Ok(locked);
                 }
-            } else if !pauses.pause().0 {
-                let name = self.path.to_string_lossy().into();
+                continue;
+            }
+            let me = (lock_file::process().map_err(self.failed("lock"))?, locked.id());
+            if BEHIND.try_with(|behind| behind.borrow().contains(&me)).unwrap_or(false) {
+                let token = self.read(locked.file())?.0;
+                return Err(Error::Deadlock { name: self.name(), token, cycle: Box::default() });
+            }
+            if !pauses.pause().0 {
                 if cancel::is_due() {
-                    return Err(Error::Cancelled { name });
+                    return Err(Error::Cancelled { name: self.name() });
                 }
-                return Err(Error::TimedOut { name, holder: None, waited: pauses.waited() });
+                return Err(Error::TimedOut { name: self.name(), holder: None, waited: pauses.waited() });
             }
         }
     }
 
     /// The largest token, and which of the two records is to be written next.
-    fn read(&self, locked: &LockFile) -> Result<(u64, usize)> {
-        let mut bytes = Vec::with_capacity(2 * RECORD);
-        let length = locked.file().metadata().map_err(self.failed("look at"))?.len();
-        if length > 2 * RECORD as u64 {
+    fn read(&self, file: &File) -> Result<(u64, usize)> {
+        let meta = file.metadata().map_err(self.failed("look at"))?;
+        if !meta.is_file() || meta.len() != 2 * RECORD as u64 {
             return Err(self.damaged());
         }
-        bytes.resize(length as usize, 0);
-        locked.file().read_exact_at(&mut bytes, 0).map_err(self.failed("read"))?;
-        bytes.resize(2 * RECORD, 0);
-        let mut records = bytes.chunks_exact(RECORD).map(read_record);
-        match (records.next().flatten(), records.next().flatten()) {
+        let mut bytes = [0; 2 * RECORD];
+        file.read_exact_at(&mut bytes, 0).map_err(self.failed("read"))?;
+        let (first, second) = bytes.split_at(RECORD);
+        match (token_in(first), token_in(second)) {
             (Some(first), Some(second)) if first > second => Ok((first, 1)),
             (_, Some(second)) => Ok((second, 0)),
             (Some(first), None) => Ok((first, 1)),
-            // Made, and never written; or its first writer died amid it.
-            (None, None) if length <= RECORD as u64 => Ok((0, 0)),
             (None, None) => Err(self.damaged()),
         }
     }
 
     fn damaged(&self) -> Error {
-        let reason =
-            "its contents are not those of a fence; name another file, or remove it while nobody has an old token";
+        let reason = "it is something else, or damaged; name another file, or remove it while nobody has an old token";
         Error::InvalidOption { option: "fence", value: self.path.display().to_string(), reason: reason.into() }
     }
 }
 
-fn read_record(bytes: &[u8]) -> Option<u64> {
+fn record(token: u64) -> [u8; RECORD] {
+    let mut record = [0; RECORD];
+    record[..8].copy_from_slice(&MAGIC);
+    record[8..16].copy_from_slice(&token.to_le_bytes());
+    record[16..24].copy_from_slice(&(!token).to_le_bytes());
+    record
+}
+
+fn token_in(bytes: &[u8]) -> Option<u64> {
     let word = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
     let token = word(8)?;
     (bytes.starts_with(&MAGIC) && word(16)? == !token).then_some(token)

@@ -24,10 +24,12 @@ pub(super) trait Tended: Send + Sync {
 struct Keeper {
     /// The thread is there, and has not decided to end.
     runs: bool,
+    /// How many will have it look after something: it does not end before.
+    expected: usize,
     tended: Vec<(Arc<dyn Tended>, Boottime)>,
 }
 
-static KEEPER: Guarded<Keeper> = Guarded::new(Keeper { runs: false, tended: Vec::new() });
+static KEEPER: Guarded<Keeper> = Guarded::new(Keeper { runs: false, expected: 0, tended: Vec::new() });
 /// Something changed that the thread has to know of.
 static CALL: Condvar = Condvar::new();
 
@@ -47,17 +49,19 @@ pub(super) fn after_fork() {
 /// The thread is the parent's, and so are the leases. Nothing is freed here, where that may not be done.
 pub(super) fn in_forked_child() {
     KEEPER.with_held(|keeper| {
-        keeper.runs = false;
+        (keeper.runs, keeper.expected) = (false, 0);
         std::mem::forget(std::mem::take(&mut keeper.tended));
     });
 }
 
-/// Makes sure that the thread is there: to be asked before anything is acquired that has to be looked after.
-pub(super) fn start() -> io::Result<()> {
-    start_in(&mut KEEPER.lock())
+/// The thread is there, and stays until this is used, or dropped.
+pub(super) struct Started {
+    process: u32,
 }
 
-fn start_in(keeper: &mut Keeper) -> io::Result<()> {
+/// Makes sure that the thread is there: to be asked before anything is acquired that has to be looked after.
+pub(super) fn start() -> io::Result<Started> {
+    let mut keeper = KEEPER.lock();
     if !keeper.runs {
         // The program's signal handlers are for its own threads.
         let before = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
@@ -66,17 +70,26 @@ fn start_in(keeper: &mut Keeper) -> io::Result<()> {
         spawned?;
         keeper.runs = true;
     }
-    Ok(())
+    keeper.expected += 1;
+    Ok(Started { process: std::process::id() })
 }
 
-/// Looks after this from now on.
-pub(super) fn keep(tended: Arc<dyn Tended>) -> io::Result<()> {
-    let mut keeper = KEEPER.lock();
-    // It may have ended since it was started.
-    start_in(&mut keeper)?;
-    keeper.tended.push((tended, Boottime(0)));
-    CALL.notify_one();
-    Ok(())
+impl Started {
+    /// Looks after this from now on.
+    pub(super) fn keep(self, tended: Arc<dyn Tended>) {
+        KEEPER.lock().tended.push((tended, Boottime(0)));
+        CALL.notify_one();
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Not that of a parent, in a forked child.
+        if self.process == std::process::id() {
+            let mut keeper = KEEPER.lock();
+            keeper.expected = keeper.expected.saturating_sub(1);
+        }
+    }
 }
 
 /// Lets go of what is over.
@@ -95,8 +108,13 @@ pub(super) fn call() {
 }
 
 fn run() {
+    let process = std::process::id();
     let mut keeper = KEEPER.lock();
     loop {
+        // The program was told of a loss, and forked: this is the child's only thread, and the leases are the parent's.
+        if std::process::id() != process {
+            return;
+        }
         let now = Boottime::now();
         let due: Vec<_> = keeper.tended.extract_if(.., |(_, when)| *when <= now).map(|(tended, _)| tended).collect();
         if !due.is_empty() {
@@ -111,7 +129,7 @@ fn run() {
         let span = next.map_or(IDLE, |next| next.left().min(LOOK));
         let (woken, slept) = CALL.wait_timeout(keeper, span).unwrap_or_else(PoisonError::into_inner);
         keeper = woken;
-        if next.is_none() && slept.timed_out() && keeper.tended.is_empty() {
+        if next.is_none() && slept.timed_out() && keeper.tended.is_empty() && keeper.expected == 0 {
             keeper.runs = false;
             return;
         }
@@ -119,7 +137,10 @@ fn run() {
 }
 
 fn tend(tended: Arc<dyn Tended>) -> Option<(Arc<dyn Tended>, Boottime)> {
-    // What the program is told may panic, and the other leases are not to be lost for that.
-    let next = catch_unwind(AssertUnwindSafe(|| tended.tend())).unwrap_or(None)?;
-    Some((tended, next))
+    // What the program is told may panic, and so may what it left to be dropped; the other leases are not to be lost for that.
+    let tend = AssertUnwindSafe(move || tended.tend().map(|next| (tended, next)));
+    catch_unwind(tend).unwrap_or_else(|panicked| {
+        std::mem::forget(panicked);
+        None
+    })
 }

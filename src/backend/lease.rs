@@ -17,7 +17,9 @@ use crate::os::lock_file;
 use crate::{Error, Result};
 
 /// What only a segment can have.
-const LEASES: &str = "a lease";
+const LEASES: &str = "leases";
+/// The shortest that a thread can keep.
+const SHORTEST_KEPT: Duration = Duration::from_millis(10);
 
 /// For how long, and what becomes of it then.
 #[derive(Clone)]
@@ -43,28 +45,43 @@ impl Terms {
     /// Whether there can be such a lease, of that lock: to be asked before it is acquired.
     pub(crate) fn check(&self, lock: Exclusive<'_>) -> Result<()> {
         lock.segment(LEASES)?;
-        self.check_for(lock.name())
+        self.check_length()
     }
 
     pub(crate) fn check_permits(&self, permits: &Permits) -> Result<()> {
         permits.segment(LEASES)?;
-        self.check_for(permits.name())
+        self.check_length()
     }
 
-    fn check_for(&self, name: &str) -> Result<()> {
-        if self.span < Duration::from_millis(1) {
-            return Err(Error::InvalidOption {
-                option: "lease",
-                value: format!("{:?}", self.span),
-                reason: "it is a millisecond at least".into(),
-            });
+    fn check_length(&self) -> Result<()> {
+        let too_short = |reason: &str| {
+            let value = format!("{:?}", self.span);
+            Err(Error::InvalidOption { option: "lease", value, reason: reason.into() })
+        };
+        match self.span {
+            span if span < Duration::from_millis(1) => too_short("it is a millisecond at least"),
+            span if self.keep && span < SHORTEST_KEPT => too_short("one that is kept is ten milliseconds at least"),
+            _ => Ok(()),
         }
-        if self.is_tended() {
-            keeper::start()
-                .map_err(|e| Error::system("start the thread that looks after leases of", name.as_ref(), e))?;
-        }
-        Ok(())
     }
+
+    /// What it takes to look after such a lease of that lock: to be had before it is acquired.
+    pub(crate) fn prepare(self, name: &str) -> Result<Prepared> {
+        let failed = |doing| move |e| Error::system(doing, name.as_ref(), e);
+        let process = lock_file::process().map_err(failed("look after a lease of"))?;
+        let keeper = match self.is_tended() {
+            true => Some(keeper::start().map_err(failed("start the thread that looks after leases of"))?),
+            false => None,
+        };
+        Ok(Prepared { terms: self, process, keeper })
+    }
+}
+
+/// Terms that can be met.
+pub(crate) struct Prepared {
+    terms: Terms,
+    process: u64,
+    keeper: Option<keeper::Started>,
 }
 
 /// What has a lease.
@@ -150,6 +167,7 @@ impl Leased {
             End::Release => lock.release_now(held),
             End::ReleaseFair => lock.release_fair(held),
             End::Abandon => lock.abandon(held),
+            End::Lose => lock.lose(held),
         };
         match self {
             Self::Alone(lock, held) => alone(lock.exclusive(), *held),
@@ -158,6 +176,7 @@ impl Leased {
                 all & match end {
                     End::Release | End::ReleaseFair => permits.release_leased(*held),
                     End::Abandon => permits.abandon(*held),
+                    End::Lose => permits.segment(LEASES).is_ok_and(|permits| permits.lose(*held)),
                 }
             }),
         }
@@ -172,6 +191,8 @@ pub(crate) enum End {
     ReleaseFair,
     /// As by the death of this process: the next owner is told.
     Abandon,
+    /// The lease ran out, and the next owner is told of that.
+    Lose,
 }
 
 /// An acquisition with a lease.
@@ -182,6 +203,8 @@ pub(crate) struct Tenure {
     process: u64,
     /// Until when it is held, in milliseconds of `Boottime`; 0: it was lost, or it is over.
     ends: AtomicU64,
+    /// From when on others may take it over.
+    ends_for_others: AtomicU64,
     is_over: AtomicBool,
     was_told: AtomicBool,
     /// Held while it is renewed or ended: nothing is renewed that was released.
@@ -189,30 +212,29 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
-    /// Gives what was just acquired its lease.
-    pub(crate) fn begin(mut leased: Leased, terms: Terms) -> Result<Arc<Self>> {
-        let failed = |name: &str, e| Error::system("look after a lease of", name.as_ref(), e);
-        let process = lock_file::process().map_err(|e| failed(leased.name(), e))?;
+    /// Gives what was just acquired its lease. `was_told`: of a death, which whoever is next has to be told of if this fails.
+    pub(crate) fn begin(mut leased: Leased, prepared: Prepared, was_told: bool) -> Result<Arc<Self>> {
+        let Prepared { terms, process, keeper } = prepared;
         let ends = Boottime::after(terms.span);
-        if let Err(error) = leased.begin(ends.saturating_add(terms.delay)) {
-            leased.end(End::Release);
+        let ends_for_others = ends.saturating_add(terms.delay);
+        if let Err(error) = leased.begin(ends_for_others) {
+            leased.end(if was_told { End::Abandon } else { End::Release });
             return Err(error);
         }
-        let is_tended = terms.is_tended();
         let (is_over, was_told) = (AtomicBool::new(false), AtomicBool::new(false));
         let tenure = Self {
             leased,
             terms,
             process,
             ends: AtomicU64::new(ends.0),
+            ends_for_others: AtomicU64::new(ends_for_others.0),
             is_over,
             was_told,
             changing: Mutex::default(),
         };
         let tenure = Arc::new(tenure);
-        if is_tended && let Err(e) = keeper::keep(tenure.clone()) {
-            tenure.end(End::Release);
-            return Err(failed(tenure.leased.name(), e));
+        if let Some(keeper) = keeper {
+            keeper.keep(tenure.clone());
         }
         Ok(tenure)
     }
@@ -260,7 +282,7 @@ impl Tenure {
     /// How long it still is held without being renewed; zero: it was lost.
     pub(crate) fn left(&self) -> Duration {
         match self.is_ours() {
-            true => self.running().map_or(Duration::ZERO, Boottime::left),
+            true => self.running().map_or(Duration::ZERO, Boottime::left).min(self.terms.span),
             false => Duration::ZERO,
         }
     }
@@ -278,9 +300,16 @@ impl Tenure {
         let Some(ends) = self.running() else { return false };
         let later = Boottime::after(self.terms.span);
         let delay = self.terms.delay;
-        let is_renewed = self.leased.renew(ends.saturating_add(delay), later.saturating_add(delay))
-            // Not if another thread found that it ran out: that stands.
-            && self.ends.compare_exchange(ends.0, later.0, Release, Relaxed).is_ok();
+        let (ends_for_others, later_for_others) = (ends.saturating_add(delay), later.saturating_add(delay));
+        let mut is_renewed = self.leased.renew(ends_for_others, later_for_others);
+        if is_renewed && self.ends.compare_exchange(ends.0, later.0, Release, Relaxed).is_err() {
+            // Another thread found that it ran out: that stands, and nobody is to wait for longer because of this.
+            self.leased.renew(later_for_others, ends_for_others);
+            is_renewed = false;
+        }
+        if is_renewed {
+            self.ends_for_others.store(later_for_others.0, Relaxed);
+        }
         if !is_renewed {
             self.ends.store(0, Relaxed);
             self.tell_keeper();
@@ -288,21 +317,28 @@ impl Tenure {
         is_renewed
     }
 
-    /// Ends it; `false`: it was lost before, or is another process's. What was lost and nobody took is free then.
+    /// Ends it, once; `false`: it was lost before, is over, or is another process's. What was lost is taken over by whoever comes when the delay is over, and that one is
+    /// told; if it is over already, it is free to be.
     pub(crate) fn end(&self, end: End) -> bool {
         if !self.is_ours() {
             return false;
         }
         let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_over.swap(true, Relaxed) {
+            return false;
+        }
         let was_held = self.running().is_some();
-        self.is_over.store(true, Relaxed);
         self.ends.store(0, Relaxed);
-        let ended = self.leased.end(if end == End::Release && self.terms.fair { End::ReleaseFair } else { end });
+        let end = if end == End::Release && self.terms.fair { End::ReleaseFair } else { end };
+        let ended = was_held && self.leased.end(end);
+        if !was_held && Boottime::now().0 >= self.ends_for_others.load(Relaxed) {
+            self.leased.end(End::Lose);
+        }
         drop(changing);
         if self.terms.is_tended() {
             keeper::forget();
         }
-        ended && was_held
+        ended
     }
 }
 
@@ -312,14 +348,19 @@ impl Tended for Tenure {
     }
 
     fn tend(&self) -> Option<Boottime> {
-        let margin = self.terms.span / 3 * 2;
-        let is_due = |ends: Boottime| self.terms.keep && ends.left() <= margin;
-        if self.running().is_some_and(is_due) && !self.is_over.load(Relaxed) {
+        if !self.is_ours() {
+            return None;
+        }
+        // A third of the time has passed. (Of one that never ends: of the longest that can be counted.)
+        let margin = u64::try_from(self.terms.span.as_millis()).unwrap_or(u64::MAX).min(Boottime::MOST) / 3 * 2;
+        let due = |ends: Boottime| Boottime(ends.0.min(Boottime::MOST).saturating_sub(margin));
+        let is_due = |ends: Boottime| self.terms.keep && due(ends) <= Boottime::now();
+        if !self.is_over.load(Relaxed) && self.running().is_some_and(is_due) {
             self.renew();
         }
         match self.running() {
             _ if self.is_over.load(Relaxed) => None,
-            Some(ends) if self.terms.keep => Some(Boottime(ends.0.saturating_sub(margin.as_millis() as u64))),
+            Some(ends) if self.terms.keep => Some(due(ends)),
             Some(ends) => Some(ends),
             None => {
                 if let Some(on_lost) = &self.terms.on_lost

@@ -319,8 +319,11 @@ impl SharedLock {
             return false;
         }
         let entry = self.entry(acquisition.entry);
-        let released = entry.lock.release_fair(acquisition.word, wake_one);
-        released.is_ok() || self.release_refused(entry, acquisition.word.release())
+        match entry.lock.release_fair(acquisition.word, wake_one) {
+            Ok(_) => true,
+            Err(_) if acquisition.word.is_leased() => false,
+            Err(_) => self.release_refused(entry, acquisition.word.release()),
+        }
     }
 
     /// Gives an acquisition a lease, which ends at `when` for others; what is held then. `None`: it was not held any more.
@@ -334,12 +337,15 @@ impl SharedLock {
     pub(crate) fn renew(&self, acquisition: Acquisition, from: Boottime, to: Boottime) -> bool {
         let lock = &self.entry(acquisition.entry).lock;
         acquisition.word.was_made_as(self.slot_code())
+            && !self.space.segment.is_removed()
             && lease::renew(&lock.owner, &lock.lease, acquisition.word, from.0, to.0)
     }
 
     /// The word is not what it was: whoever took it over goes on, and if nobody did, its damage is undone.
     ///
     /// By the free word that was to be left, which the fast path has at hand anyway: to keep the other one costs a tenth of the lock.
+    ///
+    /// Not of an acquisition with a lease: whoever took that over may be another thread of this process.
     #[cold]
     fn release_refused(&self, entry: &Entry, freed: OwnerWord) -> bool {
         // A forked child may have its parent's slot one day, and a guard of the parent's with it.
@@ -358,11 +364,21 @@ impl SharedLock {
 
     /// Ends an acquisition as our death would: the next owner is told. `false` if it had ended before, or is another process's.
     pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
+        self.abandon_as(acquisition, std::process::id())
+    }
+
+    /// Ends an acquisition whose lease ran out: the next owner is told of that. `false` if somebody took it over.
+    pub(crate) fn lose(&self, acquisition: Acquisition) -> bool {
+        self.abandon_as(acquisition, std::process::id() | Abandoned::LEASE_LOST)
+    }
+
+    /// `noted`: as in [`Abandoned::noted`].
+    fn abandon_as(&self, acquisition: Acquisition, noted: u32) -> bool {
         if !self.is_held(acquisition) {
             return false;
         }
         let (entry, word) = (self.entry(acquisition.entry), acquisition.word);
-        entry.note_death(word.epoch(), std::process::id(), &self.space.segment.command(Slot::own(word.slot_code())));
+        entry.note_death(word.epoch(), noted, &self.space.segment.command(Slot::own(word.slot_code())));
         let abandoned = entry.lock.owner.compare_exchange(word.0, word.abandon().0, SeqCst, Relaxed).is_ok();
         if abandoned {
             entry.lock.wake_sleepers(word.abandon(), wake_one);

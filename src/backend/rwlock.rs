@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::inspect;
 use super::lock::{Abandonment, Acquisition, SharedLock, Spec};
 use super::shared::SharedSpace;
-use super::wait::{Refusal, Wait, Waiting, stamp, wake_all};
+use super::wait::{Refusal, Wait, Waiting, give_way, stamp, wake_all};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::map::Table;
@@ -342,6 +342,12 @@ impl SharedRwLock {
         let taken = take().or_else(|seen| match seen.owner() {
             // Unless it died: nobody who comes for the word need be on the way.
             Owner::Held(other) if other != slot && space.recover_dead(Some(other)).is_ok_and(|dead| dead > 0) => take(),
+            // Nor need those for whom it is reserved.
+            Owner::Nobody if seen.is_reserved() => {
+                give_way(&entry.lock.owner, seen);
+                let now = entry.lock.look();
+                if now == seen { entry.lock.try_acquire_waiting(slot, thread, now, SeqCst) } else { take() }
+            }
             _ => Err(seen),
         });
         let word = taken.map_err(|seen| match seen.owner() {

@@ -18,7 +18,7 @@ use crate::protocol::seat::Seat;
 use crate::protocol::semaphore::{self, Permits, Taken};
 use crate::protocol::word::{OwnerWord, Slot};
 use crate::segment::format::{Entry, Kind, Meta, Place};
-use crate::segment::waiters::Target;
+use crate::segment::waiters::{Target, own_permits};
 use crate::{Error, Result};
 
 /// One acquisition of one permit. Two words, so that it goes through registers: read back from memory in larger pieces than it was written in,
@@ -319,7 +319,7 @@ impl SharedSemaphore {
         let wait = Wait::new(space, Target::Bell(place), waiting);
         let (word, token) = semaphore::reserve(permits.gate, gate.word, thread, count)
             .map_err(|failure| wait.explain(failure, &self.lock.spec.name))?;
-        let wait = Wait::new(space, Target::Bell(place), Waiting { own: token, ..waiting });
+        let wait = Wait::new(space, Target::Bell(place), Waiting { own: own_permits(token, count), ..waiting });
         let explain = |failure| wait.explain(failure, &self.lock.spec.name);
         gate.word = word;
         let tokens = (token..).take(count as usize).map(OwnerWord::free_at);
@@ -457,15 +457,33 @@ impl SharedSemaphore {
 
     /// Ends the acquisition of a permit as our death would: the next owner is told.
     pub(crate) fn abandon(&self, permit: Permit) -> bool {
+        self.abandon_as(permit, std::process::id())
+    }
+
+    /// Ends the acquisition of one whose lease ran out: the next owner is told of that. `false` if somebody took it over.
+    pub(crate) fn lose(&self, permit: Permit) -> bool {
+        self.abandon_as(permit, std::process::id() | Abandoned::LEASE_LOST)
+    }
+
+    /// `noted`: as in [`Abandoned::noted`].
+    fn abandon_as(&self, permit: Permit, noted: u32) -> bool {
         if !self.is_held(permit) {
             return false;
         }
         let entry = self.lock.entry(permit.entry());
         let command = self.lock.space.segment.command(Slot::own(permit.word.slot_code()));
-        entry.note_death(permit.word.epoch(), std::process::id(), &command);
-        // Where there is a lease, the note is that, and by now perhaps somebody else's.
-        if !permit.word.is_leased() {
-            self.seat(permit).note.store(semaphore::note_of_death(permit.word, std::process::id()), Relaxed);
+        entry.note_death(permit.word.epoch(), noted, &command);
+        let (note, death) = (&self.seat(permit).note, semaphore::note_of_death(permit.word, noted));
+        if permit.word.is_leased() {
+            // The note is the lease, if it is not somebody else's by now. From here on nobody can close it.
+            let lease = note.load(Relaxed);
+            if lease::ends(note, permit.word).is_none_or(|ends| ends == 0)
+                || note.compare_exchange(lease, death, Relaxed, Relaxed).is_err()
+            {
+                return false;
+            }
+        } else {
+            note.store(death, Relaxed);
         }
         semaphore::abandon(self.seat(permit), &entry.bell, permit.word, |rung| self.call(entry, permit, rung))
     }

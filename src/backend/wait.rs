@@ -34,6 +34,10 @@ const YIELDS: u32 = 8;
 const FIRST_HURRY: Duration = Duration::from_micros(20);
 /// Who has waited for so long is before whoever just comes.
 const STARVING: Duration = Duration::from_millis(1);
+/// After so many sleeps that nobody ended, a waiter looks whether it waits for itself; before that after each power of two.
+const LOOK_FOR_CYCLES: u32 = 32;
+/// How long whoever cannot sleep leaves the lock to those for whom it is reserved. They have been woken, and only have to get to run.
+const COURTESY: Duration = Duration::from_millis(1);
 /// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
 const SPINS: u32 = 40;
 const LONGEST_PAUSE: u32 = 8;
@@ -129,6 +133,14 @@ pub(super) enum Refusal {
     Deadlock(Box<[Waits]>),
     Removed,
     Overwritten,
+}
+
+/// See [`Host::give_way`].
+pub(super) fn give_way(owner: &AtomicU64, seen: OwnerWord) {
+    let until = Monotonic::now().saturating_add(COURTESY);
+    while owner.load(Relaxed) == seen.0 && !Deadline::At(until).has_passed(Monotonic::now()) {
+        std::thread::yield_now();
+    }
 }
 
 /// Who waits, since when and until when.
@@ -281,8 +293,9 @@ impl Host for Wait<'_> {
     fn run_out(&self, slot: Slot, lease: &AtomicU64, seen: OwnerWord) -> Option<Obituary> {
         let segment = &self.space.segment;
         let them = segment.participant(slot)?;
-        // The clocks of time namespaces differ: there nobody can tell.
-        if them.identity.time_namespace != self.space.me_as_judge().time_namespace {
+        // The clocks of time namespaces differ: there nobody can tell, nor where it is not known which they are.
+        if them.identity.time_namespace == 0 || them.identity.time_namespace != self.space.me_as_judge().time_namespace
+        {
             return None;
         }
         let command = segment.command(slot);
@@ -300,13 +313,8 @@ impl Host for Wait<'_> {
         Monotonic::now().since(self.waiting.started) > STARVING
     }
 
-    fn is_awaited(&self) -> bool {
-        let (segment, me) = (&self.space.segment, self.space.me_as_judge());
-        segment.sleepers().any(|sleeper| {
-            let them = segment.participant(sleeper.slot).filter(|them| them.incarnation == sleeper.incarnation);
-            let is_alive = |them| !matches!(segment.judge(sleeper.slot, &them, &me), Life::Dead(_));
-            sleeper.target == self.target && them.is_some_and(is_alive)
-        })
+    fn give_way(&self, owner: &AtomicU64, seen: OwnerWord) {
+        give_way(owner, seen);
     }
 
     fn thread(&self) -> u32 {
@@ -371,6 +379,9 @@ impl Host for Wait<'_> {
     }
 
     fn sleep(&self, owner: &AtomicU64, seen: OwnerWord) {
+        if let Some(enlisted) = &*self.enlisted.borrow() {
+            self.space.segment.note_seen(enlisted, seen);
+        }
         self.sleep_on(owner, seen.low_half());
     }
 
@@ -389,10 +400,11 @@ impl Host for Wait<'_> {
 
 impl Wait<'_> {
     /// Whether nobody waits for us whom we wait for. It takes reading all records of sleepers, so it is asked after a sleep that nobody ended, the first
-    /// (10 ms) and then ever more seldom: whoever closed the cycle is in its first.
+    /// (10 ms) and then more seldom: whoever closed the cycle is in its first, unless the lock changed hands instead.
     fn may_wait_for_whoever_it_is(&self) -> std::result::Result<(), Refusal> {
         let sleeps = self.sleeps.get();
-        if !sleeps.is_power_of_two() || self.looked.replace(sleeps) == sleeps {
+        let is_time = sleeps.is_power_of_two() || sleeps != 0 && sleeps.is_multiple_of(LOOK_FOR_CYCLES);
+        if !is_time || self.looked.replace(sleeps) == sleeps {
             return Ok(());
         }
         let index = self.enlisted.borrow().as_ref().map(|enlisted| enlisted.index);

@@ -31,6 +31,9 @@ impl Monotonic {
 pub(crate) struct Boottime(pub(crate) u64);
 
 impl Boottime {
+    /// Nothing later is waited for: as many milliseconds as there are nanoseconds in a word.
+    pub(crate) const MOST: u64 = u64::MAX / 1_000_000;
+
     pub(crate) fn now() -> Self {
         Self(Self::nanos() / 1_000_000)
     }

@@ -71,6 +71,11 @@ impl ForkWord {
     pub(crate) fn set(&self, value: u64) {
         self.word().store(value, Relaxed);
     }
+
+    /// Sets it if it is zero; what it is then. Of several threads that come at once one does.
+    pub(crate) fn set_once(&self, value: u64) -> u64 {
+        self.word().compare_exchange(0, value, Relaxed, Relaxed).map_or_else(|known| known, |_| value)
+    }
 }
 
 impl Drop for Page {

@@ -196,13 +196,10 @@ pub(crate) fn process() -> io::Result<u64> {
             WORD.get_or_init(|| word)
         }
     };
-    match word.get() {
-        0 => {
-            word.set(LAST.fetch_add(1, Relaxed) + 1);
-            Ok(word.get())
-        }
-        known => Ok(known),
-    }
+    Ok(match word.get() {
+        0 => word.set_once(LAST.fetch_add(1, Relaxed) + 1),
+        known => known,
+    })
 }
 
 /// A lock by `flock`, as the kernel lists it.

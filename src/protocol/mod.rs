@@ -72,8 +72,8 @@ pub(crate) trait Host {
     /// Whether this thread has waited for so long that it should get the lock before anybody who just comes.
     fn is_starving(&self) -> bool;
 
-    /// Whether anybody alive is known to sleep waiting for the lock. Asked when nothing else can be waited for.
-    fn is_awaited(&self) -> bool;
+    /// Gives those for whom the lock is reserved as `seen` a moment to take it, when nothing else can be waited for.
+    fn give_way(&self, owner: &AtomicU64, seen: OwnerWord);
 
     /// Called with every word of a living owner that this thread waits for.
     fn met(&self, seen: OwnerWord);

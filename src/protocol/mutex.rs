@@ -32,8 +32,8 @@
 //!      (a compare-and-swap: somebody may be faster), so that nobody who just comes gets the lock before one of those who wait. Barred is only who
 //!      met that very reservation when it came, and was not alone on the count then, until its next sleep ends. So for each reservation there
 //!      is somebody on the count who is not barred and has yet to look: whoever leaves without the lock, and a releaser that finds nobody on the
-//!      count any more, make the word free again. If those who are not barred are killed, the others' sleeps end; and who cannot sleep takes
-//!      the word if nobody alive is known to wait.
+//!      count any more, make the word free again. If those who are not barred are killed, or stopped, the others' sleeps end; and who cannot sleep takes
+//!      what is still reserved after a moment.
 //!   8. An owner whose lease ran out is taken over like a dead one, after the lease was closed ([`lease`](super::lease)).
 //! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
 //!   `Release`): what was written under the lock is seen. The rest is invariant 2.
@@ -185,7 +185,7 @@ impl LockWords {
             let barred_now = seen.is_reserved() && may_sleep && (!counted || barred == Some(seen));
             match seen.owner() {
                 Owner::Nobody if barred_now => {}
-                Owner::Nobody => match self.try_acquire_waiting(me, host.thread(), seen) {
+                Owner::Nobody => match self.try_acquire_waiting(me, host.thread(), seen, Acquire) {
                     Ok(word) => break Ok(Acquired { word, obituary: None }),
                     Err(now) if now.is_exhausted() => break Err(Failure::Exhausted),
                     Err(now) => {
@@ -230,8 +230,10 @@ impl LockWords {
                 },
             }
             if let Err(refusal) = host.may_sleep() {
-                if seen.is_reserved() && may_sleep && !host.is_awaited() {
-                    may_sleep = false;
+                if seen.is_reserved() && may_sleep {
+                    host.give_way(&self.owner, seen);
+                    may_sleep = OwnerWord(self.owner.load(Relaxed)) != seen;
+                    seen = self.look();
                     continue;
                 }
                 break Err(Failure::Refused(refusal));
@@ -277,13 +279,19 @@ impl LockWords {
         }
     }
 
-    /// As [`try_acquire`](Self::try_acquire), for somebody who is not barred: also what is reserved.
-    fn try_acquire_waiting(&self, me: Slot, thread: u32, mut seen: OwnerWord) -> Result<OwnerWord, OwnerWord> {
+    /// As [`try_acquire_as`](Self::try_acquire_as), for somebody who is not barred: also what is reserved.
+    pub(crate) fn try_acquire_waiting(
+        &self,
+        me: Slot,
+        thread: u32,
+        mut seen: OwnerWord,
+        order: Ordering,
+    ) -> Result<OwnerWord, OwnerWord> {
         while seen.is_reserved()
             && let Step::To(held) = seen.acquire_reserved(me)
         {
             // RESERVED => HELD. Acquire: as in `try_acquire_as`.
-            match self.owner.compare_exchange(seen.0, held.0, Acquire, Relaxed) {
+            match self.owner.compare_exchange(seen.0, held.0, order, Relaxed) {
                 Ok(_) => {
                     self.thread.store(thread_word(thread, held), Relaxed);
                     return Ok(held);
@@ -291,7 +299,7 @@ impl LockWords {
                 Err(now) => seen = OwnerWord(now),
             }
         }
-        self.try_acquire(me, thread, seen)
+        self.try_acquire_as(me, thread, seen, order)
     }
 
     /// Takes one sleeper off the count: the caller itself, or a dead one whose record the caller cleared.

@@ -11,7 +11,7 @@ use super::Segment;
 use super::format::{Place, Waiter};
 use crate::os::clock::Monotonic;
 use crate::os::{fork, futex};
-use crate::protocol::word::Slot;
+use crate::protocol::word::{OwnerWord, Slot};
 
 /// Taken, but not filled in: whoever died here is on some count, but which is not known.
 const CLAIMED: u64 = 1 << 15;
@@ -69,6 +69,19 @@ pub(crate) struct Sleeper {
 /// Of whoever waits until it is the only reader left: it is one itself.
 pub(crate) const OWN_READER: u64 = 1;
 
+/// Of whoever collects `count` permits, the first of which has the epoch `first`.
+pub(crate) fn own_permits(first: u64, count: u32) -> u64 {
+    first << 16 | u64::from(count - 1) & 0xFFFF
+}
+
+impl Sleeper {
+    /// The epochs of the permits that it collects.
+    pub(crate) fn own_epochs(&self) -> core::ops::RangeInclusive<u64> {
+        let first = self.own >> 16;
+        first..=first + (self.own & 0xFFFF)
+    }
+}
+
 /// A record taken by [`Segment::enlist`].
 #[derive(Debug)]
 pub(crate) struct Enlisted {
@@ -77,8 +90,7 @@ pub(crate) struct Enlisted {
 }
 
 impl Segment {
-    /// Notes that a thread of `slot` sleeps. `own`: of what it waits for, what is its own already: [`OWN_READER`], or the first token of the permits that it
-    /// collects. `None` when all records are taken: then nobody sees it, and nothing else is lost.
+    /// Notes that a thread of `slot` sleeps. `own`: of what it waits for at a bell, what is its own: [`OWN_READER`], or [`own_permits`]. `None` when all records are taken: then nobody sees it, and nothing else is lost.
     pub(crate) fn enlist(
         &self,
         slot: Slot,
@@ -109,6 +121,12 @@ impl Segment {
             return Some(Enlisted { index, who });
         }
         None
+    }
+
+    /// Notes the owner word that a thread sleeps on. When it is another one the thread may have the lock, whatever else its record says.
+    pub(crate) fn note_seen(&self, enlisted: &Enlisted, seen: OwnerWord) {
+        // Relaxed: an owner word never comes back, so whoever finds the two the same found them before the thread got the lock.
+        self.waiters[enlisted.index].own.store(seen.0, Relaxed);
     }
 
     /// Takes that back. `false`: somebody did it for us, and took us off the count.

@@ -64,8 +64,10 @@ pub fn a_thread_that_waits_for_itself_is_told(backend: Backend) {
     let (guard, writing) = (mutex.lock().unwrap(), lock.write().unwrap());
     assert!(matches!(mutex.lock(), Err(Error::Deadlock { token, .. }) if token == guard.token()));
     assert!(matches!(lock.write(), Err(Error::Deadlock { token, .. }) if token == writing.token()));
+    assert!(matches!(lock.read(), Err(Error::Deadlock { token, .. }) if token == writing.token()));
     // It may try, and another thread may wait.
     assert!(matches!(mutex.try_lock(), Err(Error::WouldBlock { .. })));
+    assert!(matches!(hostlock::try_lock_all([&mutex]), Err(Error::WouldBlock { .. })));
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| mutex.lock().map(drop));
         std::thread::sleep(Duration::from_millis(50));
@@ -148,4 +150,32 @@ pub fn a_stopped_owner_keeps_its_lock(backend: Backend) {
         assert_eq!(one.ask(&format!("release {name}")), "released");
     }
     assert_eq!(crate::actor::dead_in(&two.ask("mutex a")), None);
+}
+
+/// Whoever is stopped while it waits has nothing, and is not waited for.
+pub fn a_stopped_waiter_keeps_nobody_out(backend: Backend) {
+    let root = root();
+    let space = space(root.path(), backend);
+    let (mut owner, mut third) = (start_in(root.path(), backend), start_in(root.path(), backend));
+    for (hold, wait, tries) in
+        [("mutex a", "mutex a", &["try-mutex a"][..]), ("write r", "write r", &["try-read r", "try-write r"])]
+    {
+        let name = hold.split(' ').nth(1).unwrap();
+        let mut waiter = start_in(root.path(), backend);
+        owner.acquire(hold);
+        waiter.tell(wait);
+        // Long enough that it is before those who just come.
+        wait_until("it waits", || backend == Backend::Files || space.usage().waiting == 1);
+        std::thread::sleep(Duration::from_millis(50));
+        waiter.signal(Signal::SIGSTOP);
+        assert_eq!(owner.ask(&format!("release {name}")), "released");
+        for attempt in tries {
+            // A writer that waits in a space of lock files keeps readers out for 20 ms after it was last seen.
+            wait_until("it is let in", || token_in(&third.ask(attempt)).is_some());
+            assert_eq!(third.ask(&format!("release {name}")), "released");
+        }
+        waiter.signal(Signal::SIGCONT);
+        assert!(token_in(&waiter.hear()).is_some());
+        assert_eq!(waiter.ask(&format!("release {name}")), "released");
+    }
 }

@@ -64,7 +64,8 @@ on_both! {
         a_thread_that_waits_for_itself_is_told
         a_deadline_is_kept_and_leaves_nothing
         giving_up_while_many_wait_wakes_somebody_else
-        a_stopped_owner_keeps_its_lock;
+        a_stopped_owner_keeps_its_lock
+        a_stopped_waiter_keeps_nobody_out;
     lifecycle:
         a_death_is_told_once_with_who_it_was
         whoever_abandons_is_told_of_as_if_dead

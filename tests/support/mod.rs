@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use hostlock::Space;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -151,8 +152,14 @@ impl Actor {
         writeln!(self.stdin.as_mut().expect("a pipe"), "{line}").expect("the actor listens");
     }
 
+    /// Sends it a signal. When it is to be stopped, it is.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("our own child can be signalled");
+        if signal == Signal::SIGSTOP {
+            // All of its threads: the kernel tells when the last one has stopped.
+            let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            waitid(Id::Pid(self.pid()), flags).expect("our own child can be waited for");
+        }
     }
 
     /// Kills it, and does not ask for it: it stays a zombie.

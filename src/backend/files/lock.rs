@@ -256,16 +256,8 @@ impl FileLock {
     #[cold]
     #[inline(never)]
     pub(crate) fn acquire(&self, thread: u32, deadline: Deadline) -> Result<Waited> {
-        // Asked once, by whoever has to wait.
-        let mut was_asked = thread == 0;
-        let may = |waiting: Option<&Pauses>| match waiting.is_some()
-            && !std::mem::replace(&mut was_asked, waiting.is_some())
-        {
-            true => self.held_by(thread).map_or(Ok(true), |token| {
-                Err(Error::Deadlock { name: self.spec.name.clone(), token, cycle: Box::default() })
-            }),
-            false => Ok(true),
-        };
+        let mut ask = self.ask_for(thread);
+        let may = |waiting: Option<&Pauses>| ask(waiting.is_some()).map(|()| true);
         let Locked { opened, dead } = self.wait(Mode::Exclusive, deadline, may)?;
         let token = match self.space.index.draw(opened.place.entry) {
             Ok(token) => token,
@@ -285,6 +277,17 @@ impl FileLock {
         let acquisition = Acquisition::of_file(token, keep_held(opened));
         let abandoned = dead.map(Abandonment::told_before);
         Ok(Waited::of_file(acquisition, abandoned))
+    }
+
+    /// Whether that thread would wait for itself: asked once, when it has to wait. 0 is no thread.
+    fn ask_for(&self, thread: u32) -> impl FnMut(bool) -> Result<()> {
+        let mut was_asked = thread == 0;
+        move |waits| match waits && !std::mem::replace(&mut was_asked, waits) {
+            true => self.held_by(thread).map_or(Ok(()), |token| {
+                Err(Error::Deadlock { name: self.spec.name.clone(), token, cycle: Box::default() })
+            }),
+            false => Ok(()),
+        }
     }
 
     /// With which token this thread holds the lock already.
@@ -340,8 +343,10 @@ impl FileLock {
     /// Acquires the lock among readers.
     #[cold]
     #[inline(never)]
-    pub(crate) fn read(&self, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
+    pub(crate) fn read(&self, thread: u32, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
+        let mut ask = self.ask_for(thread);
         let may = |waiting: Option<&Pauses>| {
+            ask(waiting.is_some())?;
             let writer = self.space.index.writer(self.place.entry)?;
             let is_recent = || (Monotonic::now().0 / 1_000_000).saturating_sub(writer) <= RECENT.as_millis() as u64;
             Ok(writer == 0 || !is_recent() || waiting.is_some_and(|pauses| pauses.waited() > FAIR))

@@ -83,6 +83,10 @@ impl From<BackendArg> for Backend {
 }
 
 impl BackendArgs {
+    pub(crate) fn is_files(&self) -> bool {
+        self.backend == BackendArg::Files
+    }
+
     pub(crate) fn of(&self, builder: SpaceBuilder) -> Result<SpaceBuilder, Failure> {
         if self.any_file_system && self.backend != BackendArg::Files {
             return Err(Failure::new(Code::Usage, "--any-file-system goes with --backend files"));
@@ -156,6 +160,15 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ElectArgs {
+    /// Give up at once if somebody leads
+    #[arg(short = 'n', long = "try", conflicts_with = "timeout")]
+    pub(crate) only_try: bool,
+    /// Campaign for at most TIME: 0.5, 5s, 300ms (default: for ever)
+    #[arg(short = 'w', long, alias = "wait", value_name = "TIME", value_parser = time, allow_negative_numbers = true)]
+    pub(crate) timeout: Option<Duration>,
+    /// Exit with N if it did not come to lead (default: 75)
+    #[arg(short = 'E', alias = "conflict-exit-code", value_name = "N")]
+    pub(crate) conflict_exit_code: Option<u8>,
     /// Lead while renewed within TIME; lost, end COMMAND and start over
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) lease: Duration,
@@ -180,11 +193,11 @@ pub(crate) struct ElectArgs {
 
 impl From<ElectArgs> for RunArgs {
     fn from(args: ElectArgs) -> Self {
-        let ElectArgs { lease, quiet, close, space, mode, name, command } = args;
+        let ElectArgs { only_try, timeout, conflict_exit_code, lease, quiet, close, space, mode, name, command } = args;
         Self {
-            only_try: false,
-            timeout: None,
-            conflict_exit_code: None,
+            only_try,
+            timeout,
+            conflict_exit_code,
             exclusive: false,
             shared: false,
             of: None,
@@ -253,7 +266,7 @@ What COMMAND sees:
   HOSTLOCK_NAME       NAME
   HOSTLOCK_SPACE      the space, as --space takes it
   HOSTLOCK_TOKEN      a number that is larger in every later run of NAME
-  HOSTLOCK_ABANDONED  only if the holder before died: its PID (0: not known).
+  HOSTLOCK_ABANDONED  only if the holder before died, or lost its lease: its PID (0: not known).
                       hostlock was killed while COMMAND ran, or a signal ended COMMAND
 
 How many hold it:
@@ -273,11 +286,12 @@ How long the lock is held:
 With --lease TIME:
   hostlock renews the lock while it runs, at a third of TIME. If it cannot for TIME (it was
   stopped, the machine was suspended or did not get to it), whoever waits may take the
-  lock over; hostlock then says so, sends COMMAND a TERM, 5 s later a KILL, and exits with
-  70. Until then COMMAND may run beside the next holder: what it writes to should refuse a
-  HOSTLOCK_TOKEN smaller than the largest it has seen. If hostlock is killed, the lock
-  is held until TIME is over or everything that COMMAND started has ended. COMMAND that
-  hangs keeps the lock: it is hostlock that is watched.
+  lock over; hostlock then says so, sends COMMAND a TERM, 5 s later a KILL, does the same
+  to all that COMMAND started and left behind, and exits with 70. Until then they may run
+  beside the next holder: what they write to should refuse a HOSTLOCK_TOKEN smaller than
+  the largest it has seen. If hostlock is killed, the lock is held until TIME is over or
+  everything that COMMAND started has ended. COMMAND that hangs keeps the lock: it is
+  hostlock that is watched. Whoever only reads (-s) has no lease.
 
 Signals sent to hostlock are passed on to COMMAND; those of the terminal reach it by
 themselves while it stays in the foreground group. A NAME that an ancestor of hostlock runs under is not waited for.
@@ -299,14 +313,15 @@ Examples:
 const ELECT_MANUAL: &str = "\
 Waits until it leads under NAME, runs COMMAND, and leads until COMMAND has ended; then
 exits as COMMAND did, and somebody else leads. If it loses its lead while COMMAND
-runs (see --lease in hostlock run --help), it ends COMMAND and starts over: it waits
-until it leads again, and runs COMMAND anew. The leader's death is seen at once.
+runs (see --lease in hostlock run --help), it ends COMMAND and all that this started, and
+starts over: it waits until it leads again, and runs COMMAND anew. Not if hostlock was
+sent a TERM, or an INT, QUIT or HUP since: then it ends. The leader's death is seen at once.
 
 COMMAND sees what it sees under `run`. HOSTLOCK_TOKEN grows with each term: hand it to
 what COMMAND changes, and have that refuse a smaller one than the largest it has seen.
 Who leads, `hostlock status NAME` says; `hostlock run NAME` keeps others from leading.
 
-Exit status: as of run.
+Exit status: COMMAND's, as of run; 75 (-E N: N) if it did not come to lead.
 
 Examples:
   hostlock elect scheduler -- ./scheduler
@@ -383,6 +398,10 @@ fn one_line(text: &str) -> String {
     let what = what.split("\n\nFor more information").next().unwrap_or_default();
     let what: Vec<&str> = what.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect();
     let mut what = what.join(" ").replacen("error: ", "", 1).replace(" tip: ", "; ");
+    // It would be COMMAND's then, or NAME.
+    if let Some((before, _)) = what.split_once("; to pass '-") {
+        what = before.into();
+    }
     let verb =
         std::env::args().nth(1).filter(|verb| ["run", "elect", "status", "move", "doctor"].contains(&verb.as_str()));
     if verb.as_deref() == Some("run") && what.starts_with("unexpected argument '-c'") {

@@ -28,19 +28,12 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
     let (args, space, lock) = prepare(args)?;
-    let term = Term::new(&args)?;
+    let term = Term::new(args.lease.map(Lease::new))?;
     let guard = match acquire(&lock, &args, term.lease.as_ref()) {
         Ok(guard) => guard,
-        Err(failure) if failure.code == Code::Conflict as u8 => {
-            let code = args.conflict_exit_code.unwrap_or(failure.code);
-            if args.quiet {
-                return Ok(code);
-            }
-            return Err(Failure { code, ..failure });
-        }
-        Err(failure) => return Err(failure),
+        Err(failure) => return conflict(&args, failure),
     };
-    let Ended { how, held, signals } = run_command(&args, &space, guard, &term)?;
+    let Ended { how, held, signals, .. } = run_command(&args, &space, guard, &term, |_| ())?;
     // Both leave the space, and end what COMMAND's children keep.
     drop((lock, space));
     Ok(if held { exit(how, &signals) } else { Code::Lost as u8 })
@@ -49,20 +42,44 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
 /// `hostlock elect`: runs COMMAND while it leads, until COMMAND ends by itself.
 pub(crate) fn elect(args: RunArgs) -> Result<u8, Failure> {
     let (args, space, lock) = prepare(args)?;
+    if !matches!(lock, Lock::Alone(_)) {
+        // Of which more than one could be had at a time. It says what it is.
+        space.mutex(&args.name)?;
+    }
     loop {
-        let term = Term::new(&args)?;
-        let guard = acquire(&lock, &args, term.lease.as_ref())?;
-        if !args.quiet {
-            output::complain(&format!("leading \"{}\" with token {}", args.name, guard.token()));
-        }
-        let Ended { how, held, signals } = run_command(&args, &space, guard, &term)?;
-        if held {
+        // Who waits for the lead is before who just comes.
+        let term = Term::new(args.lease.map(|length| Lease::new(length).fair()))?;
+        let guard = match acquire(&lock, &args, term.lease.as_ref()) {
+            Ok(guard) => guard,
+            Err(failure) => return conflict(&args, failure),
+        };
+        let leading = |token| {
+            if !args.quiet {
+                output::complain(&format!("leading \"{}\" with token {token}", args.name));
+            }
+        };
+        let Ended { how, held, by_itself, signals } = run_command(&args, &space, guard, &term, leading)?;
+        if held || by_itself {
             drop((lock, space));
             return Ok(exit(how, &signals));
+        }
+        if let Some(signal) = signals.was_told_to_end() {
+            // Not to campaign once more.
+            drop((lock, space));
+            return Ok(exit(End::Killed(signal as i32), &signals));
         }
         // Whoever waits for the lead can be ended as anybody.
         signals.give_back().map_err(|e| system("watch for signals", &e))?;
     }
+}
+
+/// What becomes of it if the lock was not got.
+fn conflict(args: &RunArgs, failure: Failure) -> Result<u8, Failure> {
+    if failure.code != Code::Conflict as u8 {
+        return Err(failure);
+    }
+    let code = args.conflict_exit_code.unwrap_or(failure.code);
+    if args.quiet { Ok(code) } else { Err(Failure { code, ..failure }) }
 }
 
 /// The lease of one acquisition, if one is asked for, and the note that it was lost.
@@ -72,11 +89,11 @@ struct Term {
 }
 
 impl Term {
-    fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let Some(length) = args.lease else { return Ok(Self { lease: None, lost: None }) };
+    fn new(lease: Option<Lease>) -> Result<Self, Failure> {
+        let Some(lease) = lease else { return Ok(Self { lease: None, lost: None }) };
         let lost = Lost::new().map_err(|e| system("make a pipe", &e))?;
         let tell = lost.teller();
-        Ok(Self { lease: Some(Lease::new(length).kept().on_lost(move |_, _| tell())), lost: Some(lost) })
+        Ok(Self { lease: Some(lease.kept().on_lost(move |_, _| tell())), lost: Some(lost) })
     }
 }
 
@@ -84,6 +101,8 @@ impl Term {
 struct Ended {
     how: End,
     held: bool,
+    /// It was not ended because of a lost lock.
+    by_itself: bool,
     signals: Signals,
 }
 
@@ -93,6 +112,12 @@ fn prepare(mut args: RunArgs) -> Result<(RunArgs, Space, Lock), Failure> {
         args.command.remove(0);
     }
     lock::check(&args)?;
+    if args.lease.is_some() && args.backend.is_files() {
+        return Err(Failure::new(
+            Code::Usage,
+            "--lease takes a space made of a segment: nobody can take a lock file from who has it locked",
+        ));
+    }
     let mut builder = args.backend.of(args.space.builder()?)?;
     if let Some(mode) = args.mode {
         builder = builder.mode(mode);
@@ -113,8 +138,14 @@ fn exit(end: End, signals: &Signals) -> u8 {
     }
 }
 
-/// Runs COMMAND under the lock, and releases it.
-fn run_command(args: &RunArgs, space: &Space, guard: Guard, term: &Term) -> Result<Ended, Failure> {
+/// Runs COMMAND under the lock, and releases it. `begun` is told the token when COMMAND has begun.
+fn run_command(
+    args: &RunArgs,
+    space: &Space,
+    guard: Guard,
+    term: &Term,
+    begun: impl FnOnce(u64),
+) -> Result<Ended, Failure> {
     guard.stamp();
     let program = args.command[0].clone();
     let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
@@ -132,14 +163,15 @@ fn run_command(args: &RunArgs, space: &Space, guard: Guard, term: &Term) -> Resu
     let _ = space.act_on_behalf_of(child.id(), &name);
 
     let token = guard.token();
-    let say = || {
+    begun(token);
+    let lost = |and: &str| {
         output::complain(&format!(
-            "lost the lease of lock \"{}\" (token {token}); ending {name}: somebody else may hold it by now",
+            "lost the lease of lock \"{}\" (token {token}){and}: somebody else may hold it by now",
             args.name
         ));
     };
-    let how = match signals.wait_for(&child, term.lost.as_ref(), say) {
-        Ok(how) => how,
+    let (how, by_itself) = match signals.wait_for(&child, term.lost.as_ref(), || lost(&format!("; ending {name}"))) {
+        Ok(ended) => ended,
         Err(e) => {
             // COMMAND runs, so nothing may be released: it is for our death to end it, and for what it started to keep the lock.
             std::mem::forget((guard, space.clone()));
@@ -147,6 +179,9 @@ fn run_command(args: &RunArgs, space: &Space, guard: Guard, term: &Term) -> Resu
         }
     };
     let was_lost = term.lost.is_some() && !guard.is_held();
+    if was_lost && by_itself {
+        lost(&format!(" before {name} ended"));
+    }
     let released = match how {
         End::Exited(_) => guard.unlock(),
         // It did not come to its end, so whoever is next may find things half done.
@@ -159,7 +194,7 @@ fn run_command(args: &RunArgs, space: &Space, guard: Guard, term: &Term) -> Resu
             args.name
         ));
     }
-    Ok(Ended { how, held: !was_lost, signals })
+    Ok(Ended { how, held: !was_lost, by_itself, signals })
 }
 
 fn system(doing: &str, e: &std::io::Error) -> Failure {
@@ -168,7 +203,7 @@ fn system(doing: &str, e: &std::io::Error) -> Failure {
 
 /// Starts COMMAND, with all that it is to know and to inherit.
 fn start(args: &RunArgs, space: &Space, guard: &Guard, name: &str) -> Result<(Signals, Child), Failure> {
-    let signals = Signals::take_over().map_err(|e| system("watch for signals", &e))?;
+    let signals = Signals::take_over(args.lease.is_some()).map_err(|e| system("watch for signals", &e))?;
     let program = &args.command[0];
     let mut command = Command::new(program);
     command

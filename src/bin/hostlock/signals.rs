@@ -42,6 +42,8 @@ const PASSED_ON: &[Signal] = &[
 pub(crate) struct Signals {
     inbox: SignalFd,
     before: SigSet,
+    /// Of what is below: after the lock was lost.
+    received_late: SigSet,
     /// What this process was sent itself, by the terminal or by others.
     received: SigSet,
 }
@@ -99,8 +101,12 @@ extern "C" fn note_pipes() {
 static BEFORE_MAIN: extern "C" fn() = note_pipes;
 
 impl Signals {
-    /// Takes over from the default actions. A signal that is ignored (`nohup`) stays so.
-    pub(crate) fn take_over() -> io::Result<Self> {
+    /// Takes over from the default actions. A signal that is ignored (`nohup`) stays so. `all`: what COMMAND starts may have to be ended as well.
+    pub(crate) fn take_over(all: bool) -> io::Result<Self> {
+        if all {
+            // What loses its parent is our child then.
+            nix::sys::prctl::set_child_subreaper(true)?;
+        }
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         let mut mine = SigSet::empty();
         for &passed_on in PASSED_ON {
@@ -114,7 +120,7 @@ impl Signals {
         let mut before = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mine), Some(&mut before))?;
         let inbox = SignalFd::with_flags(&mine, SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self { inbox, before, received: SigSet::empty() })
+        Ok(Self { inbox, before, received: SigSet::empty(), received_late: SigSet::empty() })
     }
 
     /// Starts `command` so that it has the signals that hostlock was started with, and does not outlive hostlock.
@@ -155,8 +161,16 @@ impl Signals {
         Ok(())
     }
 
-    /// Waits until `child` has ended, passing signals on to it. If the lock is lost meanwhile, says so by `say`, and ends it.
-    pub(crate) fn wait_for(&mut self, child: &Child, lost: Option<&Lost>, say: impl Fn()) -> io::Result<End> {
+    /// By which signal whoever wants all of it to end said so, if it was said. (What else than TERM came before the lock was lost was for COMMAND, which went on.)
+    pub(crate) fn was_told_to_end(&self) -> Option<Signal> {
+        let mut late = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP].into_iter();
+        let term = Some(Signal::SIGTERM).filter(|term| self.received.contains(*term));
+        term.or_else(|| late.find(|signal| self.received_late.contains(*signal)))
+    }
+
+    /// Waits until `child` has ended, passing signals on to it; whether it did by itself. If the lock is lost meanwhile, says so by `say`, and ends it, and all that it
+    /// started.
+    pub(crate) fn wait_for(&mut self, child: &Child, lost: Option<&Lost>, say: impl Fn()) -> io::Result<(End, bool)> {
         let child = Pid::from_raw(child.id() as i32);
         let mut kill_at = None;
         loop {
@@ -170,17 +184,17 @@ impl Signals {
                     Ok(_) | Err(Errno::EINTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
-                if lost.is_there() && kill_at.is_none() {
-                    say();
-                    kill_at = Some(Instant::now() + GRACE);
-                    // A stopped one could not end. They fail only if it has ended; then that is the next signal.
-                    let _ = (kill(child, Signal::SIGTERM), kill(child, Signal::SIGCONT));
-                }
-                if kill_at.is_some_and(|at| at <= Instant::now()) {
-                    let _ = kill(child, Signal::SIGKILL);
-                    kill_at = Some(Instant::now() + GRACE);
-                }
+                // First: it may have ended by itself.
                 if !polled[1].any().unwrap_or(false) {
+                    if lost.is_there() && kill_at.is_none() {
+                        say();
+                        kill_at = Some(Instant::now() + GRACE);
+                        end(child);
+                    }
+                    if kill_at.is_some_and(|at| at <= Instant::now()) {
+                        let _ = kill(child, Signal::SIGKILL);
+                        kill_at = Some(Instant::now() + GRACE);
+                    }
                     continue;
                 }
             }
@@ -188,14 +202,52 @@ impl Signals {
                 Ok(Some(info)) => match Signal::try_from(info.ssi_signo as i32) {
                     Ok(Signal::SIGCHLD) => {
                         if let Some(end) = reap(child)? {
-                            return Ok(end);
+                            if kill_at.is_some() {
+                                self.end_descendants(child)?;
+                            }
+                            return Ok((end, kill_at.is_none()));
                         }
                     }
-                    Ok(signal) => self.receive(signal, &info, child),
+                    Ok(signal) => {
+                        self.receive(signal, &info, child);
+                        if kill_at.is_some() {
+                            self.received_late.add(signal);
+                        }
+                    }
                     Err(_) => {}
                 },
                 Ok(None) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Ends what COMMAND has left behind, as it was ended itself.
+    fn end_descendants(&mut self, child: Pid) -> io::Result<()> {
+        let kill_at = Instant::now() + GRACE;
+        let mut told = Vec::new();
+        loop {
+            reap(child)?;
+            let left = children();
+            if left.is_empty() || Instant::now() > kill_at + GRACE {
+                return Ok(());
+            }
+            for orphan in left {
+                if kill_at <= Instant::now() {
+                    let _ = kill(orphan, Signal::SIGKILL);
+                } else if !told.contains(&orphan) {
+                    told.push(orphan);
+                    end(orphan);
+                }
+            }
+            let mut polled = [PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut polled, PollTimeout::from(50u8));
+            if polled[0].any().unwrap_or(false)
+                && let Ok(Some(info)) = self.inbox.read_signal()
+                && let Ok(signal) = Signal::try_from(info.ssi_signo as i32)
+            {
+                self.received.add(signal);
+                self.received_late.add(signal);
             }
         }
     }
@@ -236,6 +288,24 @@ fn reaches_by_itself(signal: Signal, info: &siginfo, child: Pid) -> bool {
     by_kernel && to_group && getpgid(Some(child)) == Ok(getpgrp())
 }
 
+/// Asks a process to end. A stopped one could not. They fail only if it has ended; then that is the next signal.
+fn end(process: Pid) {
+    let _ = (kill(process, Signal::SIGTERM), kill(process, Signal::SIGCONT));
+}
+
+/// Whose parent this thread is, and those whose parents are gone. Without `/proc`, nobody.
+fn children() -> Vec<Pid> {
+    let list = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists: Vec<String> = tasks.map(list).collect();
+    lists
+        .iter()
+        .flat_map(|list| list.split_ascii_whitespace())
+        .filter_map(|pid| pid.parse().ok())
+        .map(Pid::from_raw)
+        .collect()
+}
+
 /// Collects whatever ended; how `child` did, if it is among that. (As the first process of a container we are given orphans.)
 fn reap(child: Pid) -> io::Result<Option<End>> {
     loop {
@@ -245,7 +315,7 @@ fn reap(child: Pid) -> io::Result<Option<End>> {
         // SAFETY: the pointer is valid for the call.
         let ended = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
         match Errno::result(ended) {
-            Ok(0) => return Ok(None),
+            Ok(0) | Err(Errno::ECHILD) => return Ok(None),
             Ok(pid) if pid == child.as_raw() && libc::WIFEXITED(status) => {
                 return Ok(Some(End::Exited(libc::WEXITSTATUS(status) as u8)));
             }

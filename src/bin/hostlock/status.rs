@@ -16,7 +16,7 @@ const COLUMNS: [&str; 13] = [
 ];
 
 /// The same of `--waits`.
-const WAITS: [&str; 7] = ["PID", "COMMAND", "THREAD", "NAME", "KIND", "SECONDS", "HOLDERS"];
+const WAITS: [&str; 8] = ["PID", "COMMAND", "THREAD", "NAME", "KIND", "SECONDS", "HOLDERS", "FOR"];
 
 pub(crate) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let mut found = args.space.builder()?.inspect()?;
@@ -121,6 +121,10 @@ fn waits(found: &Inspection) -> Vec<[String; WAITS.len()]> {
     waits.sort_by_key(|(_, waiter)| std::cmp::Reverse(waiter.waiting));
     let row = |(lock, waiter): (&LockReport, &WaiterReport)| {
         let holders = lock.holders.iter().map(|holder| format!("{}({})", holder.pid, holder.command));
+        let behalf = lock.holders.iter().map(|holder| match &holder.on_behalf_of {
+            Some(process) => format!("{}({})", process.pid, process.command),
+            None => "-".into(),
+        });
         [
             waiter.process.pid.to_string(),
             cell(&waiter.process.command),
@@ -129,6 +133,7 @@ fn waits(found: &Inspection) -> Vec<[String; WAITS.len()]> {
             lock.kind.to_string(),
             format!("{:.3}", waiter.waiting.as_secs_f64()),
             cell(&holders.collect::<Vec<_>>().join(",")),
+            cell(&behalf.collect::<Vec<_>>().join(",")),
         ]
     };
     waits.into_iter().map(row).collect()

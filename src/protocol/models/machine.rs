@@ -342,13 +342,7 @@ impl Host for Thread {
         self.hungry
     }
 
-    fn is_awaited(&self) -> bool {
-        let alive = |record: &AtomicU64| match (record.load(Acquire) >> 16) as u16 {
-            0 => false,
-            slot => self.machine.lives[slot as usize - 1].load(Acquire) == ALIVE,
-        };
-        (0..PARTICIPANTS).any(|bed| bed != self.bed && alive(&self.machine.records[bed]))
-    }
+    fn give_way(&self, _: &AtomicU64, _: OwnerWord) {}
 
     fn thread(&self) -> u32 {
         self.thread
