@@ -66,7 +66,7 @@ pub enum Error {
 
     /// Somebody was here with a larger token: this one is of an acquisition that is over. Whatever it was for must not be done.
     #[error(
-        "{fence} refuses token {token}: {newest} was here before, so that acquisition is over; stop, and acquire anew"
+        "fence \"{fence}\" refuses token {token}: {newest} was here before, so that acquisition is over; stop, and acquire anew"
     )]
     Fenced {
         /// The fence's name, or its file.

@@ -109,7 +109,7 @@ impl fmt::Display for Holder {
         }?;
         match self.lease {
             Some(Duration::ZERO) => write!(f, ", its lease ran out"),
-            Some(left) => write!(f, ", its lease runs {} more", Seconds(left)),
+            Some(left) => write!(f, ", its lease ends in {} unless it is renewed", Seconds(left)),
             None => Ok(()),
         }
     }
@@ -200,7 +200,10 @@ mod tests {
             "pid 4711 (rsync) on behalf of pid 4713 (sh) of another PID namespace with token 42 for 75 s"
         );
         holder = Holder { on_behalf_of: None, elsewhere: false, lease: Some(Duration::from_millis(2500)), ..holder };
-        assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for 75 s, its lease runs 2.5 s more");
+        assert_eq!(
+            holder.to_string(),
+            "pid 4711 (rsync) with token 42 for 75 s, its lease ends in 2.5 s unless it is renewed"
+        );
         holder.lease = Some(Duration::ZERO);
         assert_eq!(holder.to_string(), "pid 4711 (rsync) with token 42 for 75 s, its lease ran out");
     }

@@ -187,4 +187,7 @@ pub struct ParticipantReport {
     pub elsewhere: bool,
     /// For whom it holds its locks, if it said so.
     pub on_behalf_of: Option<Process>,
+    /// Its death wakes those who wait for what it holds at once. Otherwise they learn of it by looking, within their
+    /// [check interval](crate::SpaceBuilder::check_interval).
+    pub wakes_at_once: bool,
 }

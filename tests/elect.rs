@@ -46,7 +46,7 @@ fn a_command_with_a_lease_runs_as_without_one() {
     let held = place.start_script(&["--lease", "9s"], "held", "sleep 60");
     let output = place.output("run", &["-n", "held", "--", "true"]);
     assert_eq!(output.status.code(), Some(75));
-    assert!(stderr(&output).contains("its lease runs"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("its lease ends in"), "{}", stderr(&output));
     drop(held);
 }
 

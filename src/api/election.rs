@@ -88,7 +88,8 @@ impl Election {
         self.mutex.try_lock_with_lease_for(self.lease.clone(), timeout).map(Leadership)
     }
 
-    /// Who leads at this moment, since when, and with which token; `None` if nobody does, or the lease of whoever did ran out.
+    /// Who leads at this moment, since when, and with which token; `None` if nobody does, or the lease of whoever did ran out (and its
+    /// [delay](Lease::lock_delay), if it has one).
     ///
     /// # Errors
     /// As [`Mutex::holder`].

@@ -53,7 +53,8 @@ enum Inner {
 }
 
 impl Space {
-    /// The fence `name` of this space, which is created if nobody named it before. It stays for as long as the space does: the name is not given up for another.
+    /// The fence `name` of this space, which is created if nobody named it before. It stays for as long as the space does: the name is not given up for another. Fences and locks share
+    /// their names: a mutex and its fence need two.
     ///
     /// # Errors
     /// As [`mutex`](Self::mutex); [`Error::Unsupported`](crate::Error::Unsupported) in a space of lock files: see [`Fence::open`].
@@ -64,10 +65,11 @@ impl Space {
 
 impl Fence {
     /// The fence in a file, which is made if it is not there, for this user; of one that is there the permissions stay. It is 64 bytes. Put it where what it protects is: it
-    /// has to live as long. Whoever removes it, or puts an older copy in its place, takes the fence down. It is no lock file, and has nothing to do with a space.
+    /// has to live as long. Whoever removes it, or puts an older copy in its place, takes the fence down; whoever enters with a token that is none (`u64::MAX`) closes it for all that are. It
+    /// is no lock file, and has nothing to do with a space.
     ///
     /// # Errors
-    /// [`Error::System`](crate::Error::System); [`Error::InvalidOption`](crate::Error::InvalidOption) if the file is something else.
+    /// [`Error::System`](crate::Error::System); [`Error::InvalidOption`](crate::Error::InvalidOption) if the file is something else, or damaged: then nothing is written to it.
     ///
     /// ```
     /// # let root = tempfile::tempdir()?;
@@ -85,7 +87,7 @@ impl Fence {
     /// Lets the holder of `token` in, alone, if nobody came with a larger one; waits while somebody is in.
     ///
     /// # Errors
-    /// [`Error::Fenced`](crate::Error::Fenced) if a larger token was here; of a fence in a segment as [`Mutex::lock`](crate::Mutex::lock), of one in a file
+    /// [`Error::Fenced`](crate::Error::Fenced) if a larger token was here; [`Error::Deadlock`](crate::Error::Deadlock) if this thread is behind it already; of a fence in a segment as [`Mutex::lock`](crate::Mutex::lock), of one in a file
     /// [`Error::System`](crate::Error::System).
     pub fn enter(&self, token: u64) -> Result<FenceGuard<'_>> {
         self.enter_until(token, Deadline::Never)

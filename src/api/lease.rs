@@ -43,7 +43,7 @@ impl Lease {
         Self(Terms { span: length, delay: Duration::ZERO, keep: false, fair: false, on_lost: None })
     }
 
-    /// Renews it in the background, whenever a third of it has passed, for as long as the guard is there. So it is lost when the *process* does not go on
+    /// Renews it in the background (ten milliseconds at least), whenever a third of it has passed, for as long as the guard is there. So it is lost when the *process* does not go on
     /// (it was stopped, the machine was suspended or did not get to it), not when the program hangs while its threads run.
     ///
     /// One thread of the process does that for all leases. If it cannot be started, acquiring fails.
@@ -53,7 +53,7 @@ impl Lease {
     }
 
     /// For so long after the lease was lost nobody gets the lock, so that what its owner had sent on its way before arrives before anything of the next
-    /// one. Not if the owner *died*, or released: then the lock is free at once.
+    /// one. Not if the owner *died*, or released it in time: then the lock is free at once. Until the delay is over others see the lock as held.
     pub fn lock_delay(mut self, delay: Duration) -> Self {
         self.0.delay = delay;
         self
@@ -206,7 +206,7 @@ impl Mutex {
     /// Acquires the lock for as long as a lease runs, waiting for as long as it takes: afterwards others may take it over, also from a process that
     /// is alive, stopped or hung. See [`LeaseGuard`].
     ///
-    /// Such an acquisition belongs to no thread: one that waits for itself with it waits until the lease runs out.
+    /// Such an acquisition belongs to no thread: one that waits for itself with it waits until the lease runs out, and if it is kept for ever.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] if the lease is shorter than a millisecond; [`Error::Unsupported`] in a space of lock files, where nobody can take a lock

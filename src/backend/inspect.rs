@@ -11,6 +11,7 @@ use crate::holder::{Abandoned, Held, Holder, Process};
 use crate::os::clock::{Boottime, Monotonic};
 use crate::os::fork;
 use crate::os::identity::Identity;
+use crate::os::life::Sign;
 use crate::os::liveness::Life;
 use crate::protocol::lease;
 use crate::protocol::mutex::LockWords;
@@ -195,6 +196,7 @@ fn participant(segment: &Segment, me: &Identity, slot: Slot) -> Option<Participa
         dead: matches!(segment.judge(slot, &them, me), Life::Dead(_)),
         elsewhere: is_elsewhere(&them, me),
         on_behalf_of: behalf(segment, slot),
+        wakes_at_once: matches!(segment.life_of(slot), Some((_, Sign::Thread(_)))),
     })
 }
 

@@ -409,7 +409,7 @@ mod tests {
     fn a_new_header_reads_back() {
         let header = header();
         assert_eq!(Header::read(bytemuck::bytes_of(&header), header.size), Ok(header));
-        assert!(header.size <= 4 << 20, "the default space is small: {}", header.size);
+        assert!(header.lives_at() <= 4 << 20, "the default space is small: {}", header.size);
         assert_eq!(header.size % PAGE, 0);
     }
 
@@ -527,6 +527,7 @@ mod tests {
             ["`entries_at`", &size(size_of::<Entry>(), "names"), "entries"],
             ["after the entries", "4 × units", "units"],
             ["`extents_at`", "`extents_size`", "extents"],
+            ["after the extents", &format!("{PAGE} for three participants"), "lives"],
         ];
         assert_eq!(parts, expected);
         let (_, after) = PROSE.split_once("capacities:\n").expect("an example");
@@ -541,6 +542,7 @@ mod tests {
                 row("entries", header.names, header.entries_at),
                 row("units", header.units() as u32, header.units_at()),
                 row("extents", header.units() as u32, header.extents_at),
+                row("lives", header.participants.div_ceil(life::WORDS as u32), header.lives_at()),
             ]
         );
     }

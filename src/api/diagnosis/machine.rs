@@ -7,7 +7,8 @@ const NO_SPACE: &str = "no space can be used";
 const NO_SEGMENT: &str = "no space can be used that is a segment";
 const LOCK_FILES: &str = "create one of lock files: Backend::Files, or --backend files";
 const FILTER: &str = "let the container's filter (seccomp) or policy allow it";
-const NOT_USED: &str = "nothing in this version stands on it";
+const BY_LOOKING: &str =
+    "whoever waits learns of a death by looking, within a tenth of a second (SpaceBuilder::check_interval)";
 
 /// Findings that need a file are made where the space is.
 pub(super) fn findings(place: &Place) -> Vec<Finding> {
@@ -60,13 +61,16 @@ pub(super) fn findings(place: &Place) -> Vec<Finding> {
         proc(),
         boot_id(),
         robust_list(),
-        of(Machine, "futex_waitv", probe::futex_waitv(), "sleeping on several words is there")
-            .need(Need::Nothing, NOT_USED),
+        of(
+            Machine,
+            "futex_waitv",
+            probe::futex_waitv(),
+            "who waits sleeps on a word of the owner's as well, so a death wakes it at once",
+        )
+        .need(Need::Helpful, &format!("{BY_LOOKING}; a wait is cancelled within 10 ms instead of at once"))
+        .advice_if_missing("Linux has it since 5.16; if it is newer, let the container's filter allow the call"),
         membarrier(),
     ];
-    if let Some(unused) = drafts.iter_mut().find(|draft| draft.0.name == "futex_waitv") {
-        unused.0.follows = NOT_USED.into();
-    }
     drafts.extend([pid_namespace(), time_namespace(), user_namespace(), mount_namespace()]);
     drafts.into_iter().map(|draft| draft.0).collect()
 }
@@ -156,7 +160,8 @@ fn robust_list() -> Draft {
         ),
         Err(errno) => refused(errno),
     };
-    found(Machine, "robust list", verdict, seen).follows(NOT_USED)
+    let draft = found(Machine, "robust list", verdict, seen);
+    draft.need(Need::Helpful, &format!("when this process dies, {BY_LOOKING}"))
 }
 
 /// What the first namespace of its kind has for an inode, in every kernel (`linux/proc_ns.h`).

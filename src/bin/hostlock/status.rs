@@ -164,6 +164,7 @@ struct SpaceJson<'a> {
     locks_capacity: usize,
     locks: Vec<LockJson<'a>>,
     backend: String,
+    wakes_at_once: usize,
 }
 
 #[derive(Serialize)]
@@ -294,6 +295,7 @@ fn json(found: &Inspection) -> Result<String, Failure> {
         locks_capacity: found.usage.locks_capacity,
         locks: found.locks.iter().map(lock_json).collect(),
         backend: found.backend.to_string(),
+        wakes_at_once: found.participants.iter().filter(|participant| participant.wakes_at_once).count(),
     };
     let text = serde_json::to_string_pretty(&space)
         .map_err(|e| Failure::new(Code::Output, format_args!("cannot write JSON: {e}")))?;
