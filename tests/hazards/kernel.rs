@@ -232,3 +232,46 @@ fn what_is_locked_is_on_the_kernels_list_under_its_files_number() {
         }
     }
 }
+
+/// In a mount of several layers: opens the space, and says what came of it.
+pub fn first_reader(arguments: &[String]) {
+    let opened = Space::builder("test").root(&arguments[0]).open();
+    match opened.and_then(|space| space.mutex("a")?.try_lock_owned_for(Duration::from_millis(100))) {
+        Ok(guard) => {
+            say(format!("token {}", guard.token()));
+            hear();
+        }
+        Err(error) => say(error),
+    }
+    hear();
+}
+
+/// H51: in a container whose image has a space in it, the first who writes gets a copy of its file.
+#[test]
+fn the_copy_of_a_space_that_an_overlay_makes_is_refused() {
+    for backend in [Backend::Segment, Backend::Files] {
+        let root = root();
+        let at = |name: &str| root.path().join(name);
+        ["lower", "upper", "work", "merged"].iter().for_each(|name| fs::create_dir(at(name)).unwrap());
+        let layers = format!(
+            "mount -t overlay -o lowerdir={},upperdir={},workdir={} none {} && exec \"$@\"",
+            at("lower").display(),
+            at("upper").display(),
+            at("work").display(),
+            at("merged").display()
+        );
+        let overlay = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &layers, "sh"];
+        or_skip!(crate::can_run(&overlay));
+        let start = || {
+            let plain = support::command("first reader", &[at("merged").to_str().unwrap()]);
+            support::start_command(support::behind(&overlay, &plain))
+        };
+        let space = space(at("lower"), backend);
+        let guard = space.mutex("a").unwrap().lock_owned().unwrap();
+        let said = start().hear();
+        assert!(!said.starts_with("token "), "{}: two holders", name_of(backend));
+        println!("{}: {said}", name_of(backend));
+        assert!(guard.is_held());
+        drop((guard, space));
+    }
+}

@@ -35,6 +35,7 @@ fn role() {
         ("owner of data", deaths::owner_of_data),
         ("patient", clocks::patient),
         ("deaf", kernel::deaf),
+        ("first reader", kernel::first_reader),
         ("modest opener", rights::modest_opener),
         ("intruder", rights::intruder),
         ("creator", rights::creator),
