@@ -191,7 +191,7 @@ fn is_listed(kind: &str, path: &Path, byte: Option<u64>) -> bool {
     let number = format!("{:02x}:{:02x}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device), meta.ino());
     let is_it = |line: &str| {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        let start = byte.map_or(true, |byte| fields.get(6) == Some(&byte.to_string().as_str()));
+        let start = byte.is_none_or(|byte| fields.get(6) == Some(&byte.to_string().as_str()));
         fields.get(1) == Some(&kind)
             && fields.get(3) == Some(&"WRITE")
             && fields.get(5) == Some(&number.as_str())

@@ -189,3 +189,26 @@ fn no_verb_takes_a_number_for_a_process_that_is_none() {
         }
     }
 }
+
+/// H59: where only root may write to `/run/lock`, everybody has locks all the same, in a directory of their own.
+#[test]
+fn nobody_needs_a_directory_that_only_root_may_write_to() {
+    const ARRANGED: &str = "mount -t tmpfs -o mode=1777 none /dev/shm && cp \"$0\" /dev/shm/hostlock && chmod 755 /dev/shm/hostlock && \
+                            { [ ! -d /run/lock ] || mount -t tmpfs -o mode=755 none /run/lock; }";
+    let private = |script: &str| {
+        let mut command = dying_with_us(Command::new("unshare"));
+        command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        command.arg(format!("{ARRANGED} && {script}")).arg(env!("CARGO_BIN_EXE_hostlock"));
+        output(&mut command)
+    };
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let tried = private(&format!("{nobody} true"));
+    or_skip!(tried.status.success().then_some(()).ok_or_else(|| stderr(&tried)));
+    let look = "stat -c %n:%a /dev/shm/hostlock-*; ls /run/lock";
+    let ran = private(&format!("{nobody} /dev/shm/hostlock run a -- sh -c '{look}'"));
+    assert!(ran.status.success(), "{}", stderr(&ran));
+    assert_eq!(stdout(&ran), "/dev/shm/hostlock-65534:700\n", "{}", stderr(&ran));
+    // Also as somebody who has neither a home nor a session.
+    let bare = private(&format!("{nobody} env -i /dev/shm/hostlock run -n a -- true"));
+    assert!(bare.status.success(), "{}", stderr(&bare));
+}
