@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use hostlock::{Backend, Space};
@@ -156,26 +157,28 @@ fn a_wake_that_is_lost_costs_time_and_nothing_else() {
     let mut slowest = Duration::ZERO;
     for turn in TURNS {
         deaf.expect("now");
-        let woken = std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                let outcome = match turn {
-                    Turn::Mutex => mutex.try_lock_for(PATIENCE).map(drop),
-                    Turn::Write => lock.try_write_for(PATIENCE).map(drop),
-                    Turn::Read => lock.try_read_for(PATIENCE).map(drop),
-                    Turn::Permit => permits.try_acquire_for(PATIENCE).map(drop),
-                    Turn::Event => event.wait_for(PATIENCE),
-                    Turn::Condvar => changed
-                        .wait_for(mutex.lock().unwrap(), PATIENCE)
-                        .map(|(_, outcome)| assert!(!outcome.timed_out())),
-                };
-                outcome.map(|()| Instant::now())
-            });
-            wait_until("it sleeps", || space.usage().waiting == 1);
-            deaf.tell("go on");
-            let released = Instant::now();
-            waiter.join().unwrap().map(|woken| woken.saturating_duration_since(released))
+        let (mutex, lock, permits) = (mutex.clone(), lock.clone(), permits.clone());
+        let (event, changed) = (event.clone(), changed.clone());
+        let (sender, woken) = channel();
+        // Nobody waits for it to end, should it not.
+        std::thread::spawn(move || {
+            let outcome = match turn {
+                Turn::Mutex => mutex.try_lock_for(PATIENCE).map(drop),
+                Turn::Write => lock.try_write_for(PATIENCE).map(drop),
+                Turn::Read => lock.try_read_for(PATIENCE).map(drop),
+                Turn::Permit => permits.try_acquire_for(PATIENCE).map(drop),
+                Turn::Event => event.wait_for(PATIENCE),
+                Turn::Condvar => {
+                    changed.wait_for(mutex.lock().unwrap(), PATIENCE).map(|(_, outcome)| assert!(!outcome.timed_out()))
+                }
+            };
+            sender.send(outcome.map(|()| Instant::now())).unwrap();
         });
-        slowest = slowest.max(woken.unwrap());
+        wait_until("it sleeps", || space.usage().waiting == 1);
+        deaf.tell("go on");
+        let released = Instant::now();
+        let woken = woken.recv_timeout(PATIENCE).expect("it sleeps on").unwrap();
+        slowest = slowest.max(woken.saturating_duration_since(released));
     }
     println!("the slowest came by itself after {slowest:?}");
     assert!(slowest < PATIENCE / 2, "{slowest:?}");
