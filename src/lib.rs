@@ -47,7 +47,8 @@
 //! * **It says who**: holder, since when, who died, in the API and in the text of a time-out.
 //! * **Nothing grows**: slots, names and records of the dead are reclaimed.
 //!
-//! How it keeps them stands in [`docs::design`], the segment byte by byte in [`docs::format`].
+//! How it keeps them stands in [`docs::design`], the segment byte by byte in [`docs::format`], and what has gone
+//! wrong elsewhere, with the tests that provoke it here, in [`docs::hazards`].
 //!
 //! # When not to use this
 //!
@@ -125,6 +126,8 @@ pub mod docs {
     pub mod protocol {}
     #[doc = include_str!("docs/verification.md")]
     pub mod verification {}
+    #[doc = include_str!("docs/hazards.md")]
+    pub mod hazards {}
     #[doc = include_str!("docs/performance.md")]
     pub mod performance {}
     #[doc = include_str!("docs/lock_files.md")]

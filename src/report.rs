@@ -48,7 +48,7 @@ pub struct Usage {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LockReport {
-    /// Its name.
+    /// Its name. Empty: [`damage`](Self::damage) took it.
     pub name: String,
     /// What it is.
     pub kind: LockKind,

@@ -20,7 +20,7 @@ use hostlock::Error;
 use lane::{Judge, Lane, Left, PAGE, SIZE, region, report};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::signal::Signal;
-use support::raw::{HEADER_LEN, NAMES_LOCK_AT, Raw, held_by};
+use support::raw::{HEADER_LEN, NAMES_LOCK_AT, Raw, held_by, seal_record};
 use support::{act, root, start};
 
 const EPOCH_FLOOR_AT: u64 = NAMES_LOCK_AT + 32;
@@ -394,17 +394,6 @@ fn a_record_that_says_an_impossible_pid_harms_nobody() {
     }
     bystander.tell("still there?");
     bystander.expect("yes");
-}
-
-/// Fills in the digest of a participant's record.
-fn seal_record(record: &mut [u8]) {
-    let word = |at: usize| u64::from_ne_bytes(record[at..at + 8].try_into().unwrap());
-    let words = [word(0), word(8), word(16), word(24), word(32), word(40)];
-    let digest = words
-        .iter()
-        .flat_map(|word| word.to_ne_bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    record[120..128].copy_from_slice(&digest.to_ne_bytes());
 }
 
 #[test]

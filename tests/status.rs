@@ -343,3 +343,30 @@ fn damaged_words_are_shown_as_such() {
     raw.put(a.at, a.owner);
     raw.put(b.at, b.owner);
 }
+
+/// A flipped bit in what says whose an entry is: it was shown as if it were not there, and moving the space lost it, and the death with it.
+#[test]
+fn a_lock_that_lost_its_name_to_damage_is_shown_and_not_lost_in_a_move() {
+    let place = Place::new();
+    let mut holder = start_holder(&place, &["a"]);
+    holder.kill();
+    let raw = support::raw::Raw::open(place.space());
+    let entry = raw.entry("a").unwrap();
+    // Its state and its length; its name is in another place, and has a hash.
+    for (at, flipped) in [(entry.at + 32, 1 << 24), (entry.at + 32, 1 << 15), (entry.at + 64, 1)] {
+        let sound = raw.u64_at(at);
+        raw.put(at, sound ^ flipped);
+        let named = at != entry.at + 32;
+        let rows = table(&place, &[]);
+        assert_eq!((rows.len(), rows[1][0] == "-", rows[1][2].as_str()), (2, !named, "damaged"), "{rows:?}");
+        let found = json(&place);
+        assert!(found["locks"][0]["damage"].is_string(), "{found}");
+        let doctor = stdout(&place.output("doctor", &[]));
+        assert!(doctor.contains("damaged: "), "{doctor}");
+        let moved = place.output("move", &["--to", "files"]);
+        assert_eq!(moved.status.code(), Some(69), "{}", stderr(&moved));
+        raw.put(at, sound);
+    }
+    assert_eq!(place.output("run", &["a", "--", "true"]).status.code(), Some(0));
+    assert_eq!(place.output("move", &["--to", "files"]).status.code(), Some(0));
+}

@@ -53,10 +53,12 @@ fn files(directory: &str) -> Vec<PathBuf> {
         for entry in entries.map(|entry| entry.unwrap()) {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
+            // In a worktree `.git` is a file, which says where the repository is.
+            if name == "target" || name == ".git" {
+                continue;
+            }
             if entry.file_type().unwrap().is_dir() {
-                if name != "target" && name != ".git" {
-                    walk(&path, into);
-                }
+                walk(&path, into);
             } else if entry.file_type().unwrap().is_file() {
                 into.push(path.strip_prefix(repository()).unwrap().to_owned());
             }
@@ -381,7 +383,119 @@ fn every_relative_link_leads_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// The page of hazards.
+
+const HAZARDS: &str = "src/docs/hazards.md";
+const LAST_HAZARD: usize = 79;
+
+/// Those that happened to others' locks before our eyes: a test provokes each.
+const SEEN_TO_HAPPEN: [usize; 13] = [6, 7, 9, 10, 15, 16, 19, 29, 37, 38, 43, 46, 54];
+
+/// Whether a test of that name is in `source`, or in a list of tests that a macro makes, which may be in the `main` beside it.
+fn is_test(name: &str, source: &str, main: &str) -> bool {
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let defines = |line: &str| {
+        let rest = line.trim_start_matches("pub ").strip_prefix("fn ").and_then(|rest| rest.strip_prefix(name));
+        rest.is_some_and(|rest| rest.starts_with('('))
+    };
+    let Some(at) = lines.iter().position(|line| defines(line)) else { return false };
+    let marked = lines[..at].iter().rev().take_while(|line| line.starts_with("#[")).any(|line| *line == "#[test]");
+    marked || [source, main].iter().any(|text| text.lines().any(|line| line.trim().trim_end_matches(';') == name))
+}
+
+/// What is wrong with the page of hazards, whose tests are in what `read` finds.
+fn problems_of_hazards(page: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| H") || line.starts_with("| **H"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    if rows.len() != LAST_HAZARD {
+        problems.push(format!("{} rows, not {LAST_HAZARD}", rows.len()));
+    }
+    for (row, number) in rows.iter().zip(1..) {
+        let [id, wrong, here] = row[..] else {
+            problems.push(format!("row {number} has {} cells", row.len()));
+            continue;
+        };
+        let (is_bold, id) = (id.starts_with("**"), id.trim_matches('*'));
+        if id != format!("H{number:02}") {
+            problems.push(format!("row {number} is {id}"));
+        }
+        if wrong.is_empty() {
+            problems.push(format!("{id} does not say what goes wrong"));
+        }
+        let tests: Vec<(&str, &str)> = here
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|code| code.starts_with("tests/") || code.starts_with("src/"))
+            .filter_map(|code| code.split_once("::"))
+            .collect();
+        for (file, name) in &tests {
+            let main = Path::new(file).with_file_name("main.rs");
+            let main = read(&main.to_string_lossy()).unwrap_or_default();
+            match read(file) {
+                Some(source) if is_test(name, &code_of(&source), &main) => {}
+                Some(_) => problems.push(format!("{id}: {file} has no test {name}")),
+                None => problems.push(format!("{id}: there is no {file}")),
+            }
+        }
+        let is_a_sentence = here.split_whitespace().count() >= 5;
+        if tests.is_empty() && (is_bold || !is_a_sentence) {
+            problems.push(format!("{id} has no test{}", if is_bold { "" } else { ", and no sentence why" }));
+        }
+        if is_bold != SEEN_TO_HAPPEN.contains(&number) {
+            problems.push(format!("{id} is {}", if is_bold { "bold" } else { "not bold" }));
+        }
+    }
+    problems
+}
+
+#[test]
+fn every_hazard_has_a_test_that_is_there_or_a_reason() {
+    let page = fs::read_to_string(repository().join(HAZARDS)).unwrap();
+    let problems = problems_of_hazards(&page, |file| fs::read_to_string(repository().join(file)).ok());
+    assert!(problems.is_empty(), "{HAZARDS}: {problems:#?}");
+}
+
 // The rules above must be able to fail.
+
+#[test]
+fn a_hazard_without_a_test_or_a_reason_is_found() {
+    let row = |number: usize| match SEEN_TO_HAPPEN.contains(&number) {
+        true => format!("| **H{number:02}** | it breaks | `tests/a.rs::it_holds` |\n"),
+        false => format!("| H{number:02} | it breaks | it cannot, as it is made of stone |\n"),
+    };
+    let read = |file: &str| match file {
+        "tests/a.rs" => Some("#[test]\nfn it_holds() {}\nfn helper() {}\n".to_owned()),
+        "tests/b/part.rs" => Some("pub fn it_holds(backend: u8) {}\n".to_owned()),
+        "tests/b/main.rs" => Some("on_both! {\n    part:\n        it_holds;\n}\n".to_owned()),
+        _ => None,
+    };
+    let sound: String = (1..=LAST_HAZARD).map(row).collect();
+    assert_eq!(problems_of_hazards(&sound, read), [""; 0]);
+    let changes = [
+        ("| H01 | it breaks | it cannot, as it is made of stone |\n", "", "78 rows"),
+        ("| H02 |", "| H03 |", "row 2 is H03"),
+        ("| H04 | it breaks |", "| H04 | |", "does not say"),
+        ("| H05 | it breaks | it cannot, as it is made of stone |", "| H05 | it breaks | |", "no sentence"),
+        ("`tests/a.rs::it_holds`", "it cannot, as it is made of stone", "H06 has no test"),
+        ("`tests/a.rs::it_holds`", "`tests/a.rs::it_held`", "no test it_held"),
+        ("`tests/a.rs::it_holds`", "`tests/a.rs::helper`", "no test helper"),
+        ("`tests/a.rs::it_holds`", "`tests/c.rs::it_holds`", "no tests/c.rs"),
+        ("| **H07** |", "| H07 |", "H07 is not bold"),
+        ("stone |", "stone | so |", "4 cells"),
+    ];
+    for (from, to, problem) in changes {
+        let found = problems_of_hazards(&sound.replacen(from, to, 1), read);
+        assert!(found.iter().any(|found| found.contains(problem)), "{problem:?} in {found:?}");
+    }
+    let by_macro = sound.replace("`tests/a.rs::it_holds`", "`tests/b/part.rs::it_holds`");
+    assert_eq!(problems_of_hazards(&by_macro, read), [""; 0]);
+}
 
 #[test]
 fn code_is_told_from_comments_and_strings() {

@@ -172,6 +172,7 @@ fn look_at_segment(options: &Options) -> Result<Inspection> {
             lock(&segment, &me, named, waiters)
         })
         .collect();
+    locks.extend(segment.nameless().map(|(index, entry)| nameless(&segment, index, entry)));
     locks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Inspection {
         path: segment.space().into(),
@@ -247,7 +248,7 @@ pub(super) fn kind(number: u8) -> LockKind {
 }
 
 fn lock(segment: &Segment, me: &Identity, named: Named<'_>, waiters: Vec<WaiterReport>) -> LockReport {
-    let Named { entry, meta, name, .. } = named;
+    let Named { entry, meta, name, is_sound, .. } = named;
     let words = &entry.lock;
     let kind = kind(meta.kind());
     let state = match kind {
@@ -266,7 +267,24 @@ fn lock(segment: &Segment, me: &Identity, named: Named<'_>, waiters: Vec<WaiterR
         token: segment.token_of(words.look()),
         contended: words.contended.load(Relaxed).into(),
         recovered: entry.recovered.load(Relaxed),
-        damage: state.damage,
+        damage: state.damage.or_else(|| (!is_sound).then(|| "its name is not the one that it had".into())),
+    }
+}
+
+/// A lock of which it cannot be told whose it is, nor what.
+fn nameless(segment: &Segment, index: u32, entry: &Entry) -> LockReport {
+    LockReport {
+        name: String::new(),
+        kind: LockKind::Unknown,
+        holder: None,
+        permits: None,
+        holders: Vec::new(),
+        abandoned: None,
+        waiters: Vec::new(),
+        token: segment.token_of(entry.lock.look()),
+        contended: entry.lock.contended.load(Relaxed).into(),
+        recovered: entry.recovered.load(Relaxed),
+        damage: Some(format!("entry {index} does not say any more what it is the lock of")),
     }
 }
 

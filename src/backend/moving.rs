@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs2::FileExt;
@@ -30,7 +30,7 @@ const MARGIN: u64 = 1 << 20;
 pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
     let to = Made::from(to);
     let space = options.space_path()?;
-    let Some(made) = Made::of(&space) else { return Err(Error::NoSuchSpace { path: space }) };
+    let Some(made) = Made::of(&space) else { return Err(nothing_there(options, space)) };
     if made == to {
         return Ok(false);
     }
@@ -64,6 +64,18 @@ pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
         let _ = name(&opened, &lock);
     }
     Ok(true)
+}
+
+/// Why a space has no file: there is none, or it was removed under those who are in it.
+fn nothing_there(options: &Options, space: PathBuf) -> Error {
+    let _not_now = fork::NOT_NOW.lock();
+    let is_used = options.existing_directory(&space).is_ok_and(|directory| {
+        // Whoever creates a space has it locked, too, and alone.
+        let is_used = FileExt::try_lock_exclusive(&directory).is_err() && FileExt::try_lock_shared(&directory).is_ok();
+        let _ = FileExt::unlock(&directory);
+        is_used
+    });
+    if is_used { Error::Removed { path: space } } else { Error::NoSuchSpace { path: space } }
 }
 
 /// What nobody else may be there for; the names that were there.
@@ -116,9 +128,8 @@ fn obstacle(lock: &LockReport, to: Made) -> Option<String> {
         return Some(format!("\"{name}\" is abandoned ({dead}): somebody has to acquire it first, and be told"));
     }
     if let Some(damage) = &lock.damage {
-        return Some(format!(
-            "\"{name}\" is damaged ({damage}): end all processes of the space and remove its directory"
-        ));
+        let what = if name.is_empty() { damage.into() } else { format!("\"{name}\" is damaged ({damage})") };
+        return Some(format!("{what}: end all processes of the space and remove its directory"));
     }
     let kept = match lock.kind {
         LockKind::Mutex | LockKind::RwLock => true,

@@ -7,7 +7,7 @@
 //! | 2 | how many entries there are |
 //! | 3 | the mode of all files |
 //! | 4 | nanoseconds since 1970 when it was made: tokens are larger |
-//! | 5 | a digest of which file this is, and in which directory |
+//! | 5 | a digest of which file this is, in which directory, and on what type of file system |
 //! | 6 | 1: everybody maps this file and the lock files; 0: nobody does |
 //! | 7 | FNV-1a of the words before |
 //! | 8 | how many entries were ever used |

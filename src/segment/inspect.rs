@@ -15,6 +15,7 @@ use super::open::{FILE_NAME, Options, checked_header, unusable_file, unusable_se
 use super::waiters::{Sleeper, read};
 #[cfg(feature = "diagnosis")]
 use crate::Backend;
+use crate::digest::fnv1a;
 use crate::os::file;
 #[cfg(feature = "diagnosis")]
 use crate::os::file::FileId;
@@ -34,6 +35,8 @@ pub(crate) struct Named<'a> {
     pub(crate) index: u32,
     pub(crate) meta: Meta,
     pub(crate) name: String,
+    /// Whether it fits its hash.
+    pub(crate) is_sound: bool,
 }
 
 impl Options {
@@ -105,10 +108,17 @@ impl Segment {
             if !meta.is_used() {
                 return None;
             }
-            let name = String::from_utf8_lossy(&load_text(&entry.name, meta.name_len())).into_owned();
+            let name = load_text(&entry.name, meta.name_len());
+            let is_sound = fnv1a(&name) == entry.hash.load(Relaxed);
+            let name = String::from_utf8_lossy(&name).into_owned();
             fence(Acquire);
-            (entry.meta.load(Relaxed) == meta.0).then_some(Named { entry, index, meta, name })
+            (entry.meta.load(Relaxed) == meta.0).then_some(Named { entry, index, meta, name, is_sound })
         })
+    }
+
+    /// Every entry that had a name, as far as can be seen, and lost it to damage; and the number of each.
+    pub(crate) fn nameless(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        (0u32..).zip(self.entries.iter()).filter(|(_, entry)| Meta(entry.meta.load(Relaxed)).is_damaged())
     }
 
     /// Every thread that is noted as asleep.

@@ -381,10 +381,10 @@ enum Obstacle {
     Users,
 }
 
-/// A digest of which file this is, and in which directory.
+/// A digest of which file this is, in which directory, on what kind of file system: an overlay's copy of a file has the number of the one below.
 pub(super) fn place(file: &File, space: &Path) -> io::Result<u64> {
-    let inodes = [file.metadata()?.ino(), fs::metadata(space)?.ino()];
-    Ok(fnv1a(bytemuck::bytes_of(&inodes)))
+    let marks = [file.metadata()?.ino(), fs::metadata(space)?.ino(), file::type_of(file)?];
+    Ok(fnv1a(bytemuck::bytes_of(&marks)))
 }
 
 /// Gives what lies at `path` to the group that its directory belongs to: the creator's own may be another.

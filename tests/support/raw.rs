@@ -76,6 +76,17 @@ impl Raw {
             .collect()
     }
 
+    /// Changes the record of the participant with that PID, and seals it.
+    pub fn change_record(&self, pid: u32, change: impl FnOnce(&mut [u8])) {
+        let (slot, ..) = *self.participants().iter().find(|(.., of)| *of == pid).expect("registered");
+        let at = self.u64_at(RECORDS_OFFSET_AT) + u64::from(slot) * RECORD_LEN as u64;
+        let mut record = [0; RECORD_LEN];
+        self.0.read_exact_at(&mut record, at).expect("inside the segment");
+        change(&mut record);
+        seal_record(&mut record);
+        self.0.write_all_at(&record, at).expect("the segment can be written");
+    }
+
     /// All entries, used or not.
     pub fn entries(&self) -> Vec<RawEntry> {
         let start = self.u64_at(ENTRIES_OFFSET_AT);
@@ -124,10 +135,24 @@ pub fn held_by(slot: u32, epoch: u64) -> u64 {
     epoch << 16 | code << 2
 }
 
+/// The bytes of a participant's record.
+pub const RECORD_LEN: usize = 256;
+
+/// Fills in the digest of a participant's record, as whoever wrote it would have.
+pub fn seal_record(record: &mut [u8]) {
+    // What is judged by: from the state to the boot id.
+    let digest = fnv1a(&record[..48]);
+    record[120..128].copy_from_slice(&digest.to_ne_bytes());
+}
+
 /// Makes a changed header look sound, as somebody's other version of the library would write it.
 pub fn seal(header: &mut [u8]) {
-    let checksum = header[..CHECKSUM_AT]
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let checksum = fnv1a(&header[..CHECKSUM_AT]);
     header[CHECKSUM_AT..HEADER_LEN].copy_from_slice(&checksum.to_ne_bytes());
+}
+
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

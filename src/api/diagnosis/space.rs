@@ -104,8 +104,11 @@ fn locks(seen: &Inspection) -> Draft {
     let count = |is: fn(&&crate::LockReport) -> bool| seen.locks.iter().filter(is).count();
     let held = count(|lock| lock.holder.is_some());
     let abandoned = count(|lock| lock.abandoned.is_some());
-    let damaged: Vec<_> =
-        seen.locks.iter().filter(|lock| lock.damage.is_some()).map(|lock| format!("\"{}\"", lock.name)).collect();
+    let of_damage = |lock: &crate::LockReport| match &lock.damage {
+        Some(damage) if lock.name.is_empty() => Some(damage.clone()),
+        damage => damage.is_some().then(|| format!("\"{}\"", lock.name)),
+    };
+    let damaged: Vec<_> = seen.locks.iter().filter_map(of_damage).collect();
     let usage = seen.usage;
     let mut text = format!("{} of {} names are in use, {held} held", usage.locks, usage.locks_capacity);
     if usage.waiting > 0 {
