@@ -179,6 +179,8 @@ pub fn compare_runs(rounds: usize, ours: &str, peers: &[Named<'_, Run>]) {
 pub struct Arguments {
     pub rounds: usize,
     pub time: Duration,
+    /// The second number, if there is one, for what counts something else than time by it.
+    pub second: Option<u64>,
     wanted: Vec<String>,
 }
 
@@ -189,11 +191,9 @@ impl Arguments {
             .filter(|argument| !argument.starts_with('-'))
             .partition(|argument| argument.parse::<u64>().is_ok());
         let mut numbers = numbers.iter().filter_map(|number| number.parse::<u64>().ok());
-        Self {
-            rounds: numbers.next().unwrap_or(9) as usize,
-            time: Duration::from_millis(numbers.next().unwrap_or(200)),
-            wanted,
-        }
+        let rounds = numbers.next().unwrap_or(9) as usize;
+        let second = numbers.next();
+        Self { rounds, time: Duration::from_millis(second.unwrap_or(200)), second, wanted }
     }
 
     /// Leaves out what is not wanted; never ourselves, whom all are compared with.

@@ -98,6 +98,25 @@ impl Pthread {
     }
 }
 
+impl Pthread {
+    /// As [`Lock::with`], of a robust one, also when its owner died.
+    pub fn with_recovered<R>(&self, critical: impl FnOnce() -> R) -> R {
+        // SAFETY: initialised by `init`.
+        match unsafe { libc::pthread_mutex_lock(self.0.get()) } {
+            0 => {}
+            libc::EOWNERDEAD => {
+                // SAFETY: as above, and locked by this thread, which was told of the death.
+                unsafe { assert_eq!(libc::pthread_mutex_consistent(self.0.get()), 0) };
+            }
+            error => panic!("pthread_mutex_lock: {error}"),
+        }
+        let result = critical();
+        // SAFETY: as above.
+        unsafe { assert_eq!(libc::pthread_mutex_unlock(self.0.get()), 0) };
+        result
+    }
+}
+
 impl Lock for Pthread {
     #[inline]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {

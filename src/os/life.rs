@@ -18,7 +18,7 @@
 use core::ffi::c_void;
 use core::num::NonZeroUsize;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed, compiler_fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, compiler_fence};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -104,7 +104,8 @@ struct Placed {
     /// Where in the first page the word is.
     at: usize,
     process: u32,
-    thread: u32,
+    /// [`Mine::thread`].
+    thread: u64,
     state: Mutex<State>,
 }
 
@@ -122,8 +123,18 @@ enum State {
 }
 
 /// What this thread registered. It goes when the thread does.
-#[derive(Default)]
-struct Mine(RefCell<Vec<Arc<Placed>>>);
+struct Mine {
+    /// By which the thread is known: no other has it, nor ever had.
+    thread: u64,
+    placed: RefCell<Vec<Arc<Placed>>>,
+}
+
+impl Default for Mine {
+    fn default() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self { thread: LAST.fetch_add(1, Relaxed) + 1, placed: RefCell::default() }
+    }
+}
 
 thread_local! {
     static MINE: Mine = Mine::default();
@@ -133,7 +144,7 @@ impl Drop for Mine {
     fn drop(&mut self) {
         // The first thread's end is the process's, or it is not in good order: the kernel is to tell of it.
         if nix::unistd::gettid() != nix::unistd::getpid() {
-            self.0.get_mut().iter().for_each(|placed| placed.take_off());
+            self.placed.get_mut().iter().for_each(|placed| placed.take_off());
         }
     }
 }
@@ -147,17 +158,19 @@ impl Registered {
     /// the word. `None`: this thread has no list for it.
     pub(crate) fn register(file: BorrowedFd<'_>, offset: u64) -> io::Result<Option<Self>> {
         let Some(head) = list() else { return Ok(None) };
+        let begin = |mine: &Mine| {
+            mine.placed.borrow_mut().retain(|placed| !placed.is_left_behind());
+            mine.thread
+        };
         // A thread whose locals are gone would not take it off again.
-        if MINE.try_with(|mine| mine.0.borrow_mut().retain(|placed| !placed.is_left_behind())).is_err() {
-            return Ok(None);
-        }
+        let Ok(thread) = MINE.try_with(begin) else { return Ok(None) };
         let at = (offset % PAGE.get() as u64) as usize;
         assert!(at as u64 >= FIRST_WORD && at.is_multiple_of(8), "a word's place in its page");
         let placed = Placed {
             pages: Placed::map(file, offset - at as u64)?,
             at,
             process: std::process::id(),
-            thread: super::fork::thread(),
+            thread,
             state: Mutex::new(State::OnList),
         };
         placed.put_on(head);
@@ -165,7 +178,7 @@ impl Registered {
         // Relaxed: a hint. With the bit that has the kernel wake somebody.
         placed.word().store(tid | WAITERS, Relaxed);
         let placed = Arc::new(placed);
-        let _ = MINE.try_with(|mine| mine.0.borrow_mut().push(placed.clone()));
+        let _ = MINE.try_with(|mine| mine.placed.borrow_mut().push(placed.clone()));
         Ok(Some(Self(placed)))
     }
 
@@ -182,9 +195,9 @@ impl Drop for Registered {
         if placed.process != std::process::id() {
             return;
         }
-        if placed.thread == super::fork::thread() {
+        if MINE.try_with(|mine| mine.thread).is_ok_and(|thread| thread == placed.thread) {
             placed.take_off();
-            let _ = MINE.try_with(|mine| mine.0.borrow_mut().retain(|other| !Arc::ptr_eq(other, placed)));
+            let _ = MINE.try_with(|mine| mine.placed.borrow_mut().retain(|other| !Arc::ptr_eq(other, placed)));
         } else {
             placed.leave_behind();
         }
@@ -411,7 +424,7 @@ mod tests {
                 end.recv().unwrap();
                 // It goes by the next registration of the thread at the latest.
                 let again = Registered::register(file.as_fd(), offset(1)).unwrap().unwrap();
-                let mine = MINE.with(|mine| mine.0.borrow().len());
+                let mine = MINE.with(|mine| mine.placed.borrow().len());
                 drop(again);
                 mine
             }

@@ -25,48 +25,80 @@ struct RobustList {
     pending: *const RobustList,
 }
 
-/// Whether the kernel would touch any memory if that thread of this process died now.
-fn has_robust_mutexes(thread: i32) -> bool {
+/// What is on the list of a thread of this process, and whether something is about to come on it or to leave it.
+fn robust_mutexes(thread: i32) -> (Vec<usize>, bool) {
     let (mut head, mut length) = (std::ptr::null::<RobustList>(), 0usize);
+    let mut nodes = Vec::new();
     // SAFETY: two pointers to what lives in this frame. What it gives is the list of a thread of this process that lives, and which stands still or is
-    // ours: it is made of words that are read once.
+    // ours: it is made of words that are read once, and each leads to the next one.
     unsafe {
         Errno::result(libc::syscall(libc::SYS_get_robust_list, thread, &raw mut head, &raw mut length)).unwrap();
         if head.is_null() {
-            return false;
+            return (nodes, false);
         }
         assert_eq!(length, size_of::<RobustList>());
         let list = head.read_volatile();
-        list.next != head || !list.pending.is_null()
+        let mut next = list.next;
+        while next != head && nodes.len() < 100 {
+            nodes.push(next.addr());
+            next = next.cast::<*const RobustList>().read_volatile();
+        }
+        (nodes, !list.pending.is_null())
     }
 }
 
-/// H27: whoever is on that list has memory written to after its death, in a segment that may be somebody else's by then. Nothing of ours is.
+/// Whether what is there is of a file, and so others may write to it.
+fn is_shared(address: usize) -> bool {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let holds = |line: &&str| {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let parse = |text| usize::from_str_radix(text, 16).unwrap();
+        (parse(start)..parse(end)).contains(&address)
+    };
+    let line = maps.lines().find(holds).unwrap_or_else(|| panic!("nothing is mapped at {address:#x}"));
+    line.split_whitespace().nth(1).unwrap().ends_with('s')
+}
+
+/// H27: whoever is on that list has memory written to after its death, which may be somebody else's by then. A segment has one word for that for each process, at the end of
+/// a page that has nothing else, and no lock. What leads there is the process's own, and stays for as long as it leads there.
 #[test]
-fn nothing_of_a_space_is_on_the_kernels_list_of_robust_mutexes() {
+fn no_lock_of_a_space_is_on_the_kernels_list_of_robust_mutexes() {
     let root = root();
-    let space = support::space(root.path());
-    let (mutex, lock) = (space.mutex("a").unwrap(), space.rwlock("b").unwrap());
-    let sleeper_id = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        let held = (mutex.lock().unwrap(), lock.read().unwrap(), space.event("c").unwrap().announce().unwrap());
-        let sleeper = scope.spawn(|| {
-            let _other = lock.read().unwrap();
-            sleeper_id.store(nix::unistd::gettid().as_raw() as u32, SeqCst);
-            drop(mutex.lock().unwrap());
+    let run = || {
+        let before = robust_mutexes(0);
+        assert!(!before.1);
+        let space = support::space(root.path());
+        let (mutex, lock) = (space.mutex("a").unwrap(), space.rwlock("b").unwrap());
+        let joined = robust_mutexes(0);
+        assert!(joined.0.len() <= before.0.len() + 1, "{joined:?}");
+        assert!(joined.0.iter().all(|node| !is_shared(*node)), "others can lead the kernel astray: {joined:x?}");
+        let sleeper_id = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let held = (mutex.lock().unwrap(), lock.read().unwrap(), space.event("c").unwrap().announce().unwrap());
+            let sleeper = scope.spawn(|| {
+                let _other = lock.read().unwrap();
+                sleeper_id.store(nix::unistd::gettid().as_raw() as u32, SeqCst);
+                drop(mutex.lock().unwrap());
+            });
+            wait_until("it sleeps", || space.usage().waiting == 1);
+            assert_eq!(robust_mutexes(0), joined, "with locks");
+            assert_eq!(robust_mutexes(sleeper_id.load(SeqCst) as i32), (vec![], false), "asleep");
+            drop(held);
+            sleeper.join().unwrap();
         });
-        wait_until("it sleeps", || space.usage().waiting == 1);
-        assert!(!has_robust_mutexes(0), "with locks");
-        assert!(!has_robust_mutexes(sleeper_id.load(SeqCst) as i32), "asleep");
-        drop(held);
-        sleeper.join().unwrap();
-    });
+        drop((mutex, lock, space));
+        assert_eq!(robust_mutexes(0), before, "it left");
+    };
+    // In a thread without other tests' spaces.
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
     // That look finds something where there is something.
-    assert!(c_librarys_robust_mutex(|| has_robust_mutexes(0)));
+    let before = robust_mutexes(0);
+    assert_ne!(c_librarys_robust_mutex(|| robust_mutexes(0)), before);
 }
 
 /// What `act` says while this thread has a robust mutex of the C library.
-fn c_librarys_robust_mutex(act: impl FnOnce() -> bool) -> bool {
+fn c_librarys_robust_mutex<T>(act: impl FnOnce() -> T) -> T {
     let mut words = std::mem::MaybeUninit::<(libc::pthread_mutexattr_t, libc::pthread_mutex_t)>::zeroed();
     // SAFETY: both are initialised before they are used, stay where they are until they are destroyed, and are known to this thread only.
     unsafe {
