@@ -12,7 +12,7 @@
 //! * Invariants:
 //!   1. Only the thread whose list it is changes the list, and it is a list at each moment: it may be killed at any.
 //!   2. What a node lies in stays mapped for as long as it is on a list. Whoever ends a registration of another thread takes the file's page away from under the node, and
-//!      leaves the rest to that thread.
+//!      leaves the rest to that thread, unless that has gone.
 //!   3. A forked child has none of it: the C library empties its list, and the pages are not inherited.
 
 use core::ffi::c_void;
@@ -24,6 +24,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -106,6 +107,8 @@ struct Placed {
     process: u32,
     /// [`Mine::thread`].
     thread: u64,
+    /// Its id, which is used again.
+    kernel_thread: i32,
     state: Mutex<State>,
 }
 
@@ -122,7 +125,7 @@ enum State {
     Gone,
 }
 
-/// What this thread registered. It goes when the thread does.
+/// What this thread registered.
 struct Mine {
     /// By which the thread is known: no other has it, nor ever had.
     thread: u64,
@@ -142,10 +145,8 @@ thread_local! {
 
 impl Drop for Mine {
     fn drop(&mut self) {
-        // The first thread's end is the process's, or it is not in good order: the kernel is to tell of it.
-        if nix::unistd::gettid() != nix::unistd::getpid() {
-            self.placed.get_mut().iter().for_each(|placed| placed.take_off());
-        }
+        // What is not left to it the kernel is to tell of: this may be the end of the process.
+        self.placed.get_mut().iter().for_each(|placed| drop(placed.is_left_behind()));
     }
 }
 
@@ -171,12 +172,12 @@ impl Registered {
             at,
             process: std::process::id(),
             thread,
+            kernel_thread: nix::unistd::gettid().as_raw(),
             state: Mutex::new(State::OnList),
         };
         placed.put_on(head);
-        let tid = nix::unistd::gettid().as_raw() as u32;
         // Relaxed: a hint. With the bit that has the kernel wake somebody.
-        placed.word().store(tid | WAITERS, Relaxed);
+        placed.word().store(placed.kernel_thread as u32 | WAITERS, Relaxed);
         let placed = Arc::new(placed);
         let _ = MINE.try_with(|mine| mine.placed.borrow_mut().push(placed.clone()));
         Ok(Some(Self(placed)))
@@ -275,10 +276,31 @@ impl Placed {
                 at(head, previous & !1).write_volatile(next);
             }
             compiler_fence(core::sync::atomic::Ordering::SeqCst);
-            // SAFETY: mapped in `map` with this length. Nothing leads there any more: invariant 2, and the state says so.
-            let _ = unsafe { munmap(self.pages, 2 * PAGE.get()) };
+            self.unmap();
         }
         *state = State::Gone;
+    }
+
+    /// Whether the thread is not there any more, and so neither its list: it has told of its end.
+    fn has_thread_gone(&self) -> bool {
+        let is_there = || {
+            // SAFETY: no pointers; signal 0 is none.
+            let asked = unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.kernel_thread, 0) };
+            Errno::result(asked) != Err(Errno::ESRCH)
+        };
+        // It takes it microseconds from there. (If another has its id by now, these pages stay.)
+        for _ in 0..1000 {
+            if !is_there() {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    fn unmap(&self) {
+        // SAFETY: mapped in `map` with this length. Nothing leads there any more: invariant 2; the state says so from now on.
+        let _ = unsafe { munmap(self.pages, 2 * PAGE.get()) };
     }
 
     /// Whether it was left to this thread; then it is off the list now.
@@ -296,7 +318,13 @@ impl Placed {
         if *state != State::OnList {
             return;
         }
+        let is_ending = Sign::of(self.word()) == Sign::Ended;
         self.word().store(0, Relaxed);
+        if is_ending && self.has_thread_gone() {
+            self.unmap();
+            *state = State::Gone;
+            return;
+        }
         let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
         // SAFETY: it takes the place of the file's page, in one step, with zeros: a word that is nobody's to whoever walks the list. Nothing else refers to it.
@@ -394,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_ends_in_good_order_says_nothing() {
+    fn a_thread_that_ends_is_told_of_until_another_registers() {
         if !has_list() {
             return;
         }
@@ -404,8 +432,14 @@ mod tests {
             move || Registered::register(file.as_fd(), offset(0)).unwrap().unwrap()
         });
         let registered = registered.join().unwrap();
-        assert_eq!(sign(&words, 0), Sign::None);
+        assert_eq!(sign(&words, 0), Sign::Ended);
+        let placed = registered.0.clone();
         drop(registered);
+        assert_eq!((sign(&words, 0), *placed.state()), (Sign::None, State::Gone));
+        let another = Registered::register(file.as_fd(), offset(0)).unwrap();
+        assert!(matches!(sign(&words, 0), Sign::Thread(_)));
+        drop(another);
+        assert_eq!(sign(&words, 0), Sign::None);
     }
 
     /// Another thread can end it, and then the file is not mapped any more, and the first thread's end is as any.
