@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::os::clock::Monotonic;
+use crate::os::clock::{self, Monotonic};
 use crate::os::futex::{self, Bits, Word};
 
 /// Sleepers look by themselves anyway, so there is an end to calling them.
@@ -46,7 +46,7 @@ impl Cancel {
                 return;
             }
             drop(asleep);
-            std::thread::sleep(Duration::from_micros(50));
+            clock::sleep(Duration::from_micros(50));
         }
     }
 

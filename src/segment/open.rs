@@ -25,7 +25,7 @@ use super::files::FilesHeader;
 use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, UNIT, VERSION};
 use super::made::Made;
 use crate::digest::fnv1a;
-use crate::os::clock::{Monotonic, wall_clock_nanos};
+use crate::os::clock::{self, Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork;
 use crate::os::map::Mapping;
@@ -315,7 +315,7 @@ impl Options {
             // In so many words, as above.
             FileExt::unlock(&directory).map_err(cannot_lock)?;
             drop(directory);
-            std::thread::sleep(pause);
+            clock::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
