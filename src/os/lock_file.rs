@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::ManuallyDrop;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -114,7 +114,7 @@ impl LockFile {
     /// For what was handed to a child that moved it.
     #[cold]
     fn is_same_file(&self) -> bool {
-        fstat(&*self.file).is_ok_and(|stat| FileId::of(&stat) == self.id)
+        file::is_still(self.file.as_fd(), self.id)
     }
 
     #[inline]
