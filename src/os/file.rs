@@ -41,6 +41,14 @@ impl FileId {
         Ok(Self::of(&fstat(file)?))
     }
 
+    /// Whether `path` does not lead to this file any more. What cannot be looked at is not gone.
+    pub(crate) fn has_left(self, path: &Path) -> bool {
+        match Self::at(path) {
+            Ok(now) => now != self,
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// The file that `path` leads to now.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&stat(path)?))

@@ -571,12 +571,9 @@ impl Segment {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    /// Whether the path still leads to the file that is mapped. What cannot be looked at is not gone.
+    /// Whether the path still leads to the file that is mapped.
     pub(crate) fn is_removed(&self) -> bool {
-        match FileId::at(&self.path) {
-            Ok(now) => now != self.file.id(),
-            Err(e) => e.kind() == ErrorKind::NotFound,
-        }
+        self.file.id().has_left(&self.path)
     }
 
     /// The mapped file, with a description of its own.
@@ -586,6 +583,9 @@ impl Segment {
             ErrorKind::NotFound => removed(),
             _ => Error::system("open", &self.path, e),
         })?;
-        if is_same(&file, self.file.id()) { Ok(file) } else { Err(removed()) }
+        match FileId::of_file(&file).map_err(|e| Error::system("look at", &self.path, e))? == self.file.id() {
+            true => Ok(file),
+            false => Err(removed()),
+        }
     }
 }

@@ -158,7 +158,7 @@ impl Index {
 
     /// Whether the file is gone, or another one lies in its place.
     pub(crate) fn is_removed(&self) -> bool {
-        !FileId::at(&self.path).is_ok_and(|now| now == self.id)
+        self.id.has_left(&self.path)
     }
 
     pub(super) fn used(&self) -> Result<u32> {
