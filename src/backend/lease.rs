@@ -192,7 +192,13 @@ impl Tenure {
     /// Gives what was just acquired its lease.
     pub(crate) fn begin(mut leased: Leased, terms: Terms) -> Result<Arc<Self>> {
         let failed = |name: &str, e| Error::system("look after a lease of", name.as_ref(), e);
-        let process = lock_file::process().map_err(|e| failed(leased.name(), e))?;
+        let process = match lock_file::process() {
+            Ok(process) => process,
+            Err(e) => {
+                leased.end(End::Release);
+                return Err(failed(leased.name(), e));
+            }
+        };
         let ends = Boottime::after(terms.span);
         if let Err(error) = leased.begin(ends.saturating_add(terms.delay)) {
             leased.end(End::Release);
