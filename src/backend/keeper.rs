@@ -62,9 +62,9 @@ fn start_in(keeper: &mut Keeper) -> io::Result<()> {
         // The program's signal handlers are for its own threads.
         let before = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
         let spawned = std::thread::Builder::new().name("hostlock-keeper".into()).stack_size(256 << 10).spawn(run);
+        keeper.runs = spawned.is_ok();
         before.thread_set_mask()?;
         spawned?;
-        keeper.runs = true;
     }
     Ok(())
 }
