@@ -58,6 +58,8 @@ pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
         let _ = FileExt::unlock(&directory);
         moved?
     };
+    // If that failed it would keep us out ourselves.
+    drop(directory);
     // Whoever came in meanwhile may have named some of them otherwise.
     let opened = AnySpace::open(&Options { backend: to.backend(), ..options.clone() }, Duration::from_secs(1))?;
     for lock in locks {
