@@ -8,7 +8,7 @@ use hostlock::{Backend, Error, Result, Space, SpaceBuilder};
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, fork};
 
-use super::control::{Control, ENDED, READY};
+use super::control::{BEGUN, Control, ENDED, READY};
 use super::led::stop;
 use super::support::{chance, filter};
 
@@ -100,7 +100,15 @@ impl Scene {
         self.other.phase.store(READY, SeqCst);
     }
 
-    /// In whoever else is there: long enough for others to wait.
+    /// In whoever else is there: until the operation has begun, and a while longer.
+    pub fn until_it_waits(&self) {
+        while self.victim.phase.load(SeqCst) < BEGUN {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        std::thread::sleep(Duration::from_millis(8));
+    }
+
+    /// Long enough for others to wait.
     pub fn a_while(&self) {
         std::thread::sleep(Duration::from_millis(3));
     }
