@@ -14,6 +14,8 @@
 mod control;
 #[path = "faults/led.rs"]
 mod led;
+#[path = "faults/operation.rs"]
+mod operation;
 #[path = "faults/scene.rs"]
 mod scene;
 mod support;
@@ -26,8 +28,14 @@ mod trace;
 use hostlock::{Backend, Fence, Lease, Result};
 use std::time::Duration;
 
+use operation::{Operation, operation};
 use scene::{A, B, LONG, Made, PERMITS, R, S, SHORT, Scene};
-use sweep::{Operation, operation, sweep};
+use sweep::sweep;
+
+/// Drops that: it may have failed.
+fn done<T>(_: T) -> Result<()> {
+    Ok(())
+}
 
 /// In whoever else is there: holds that for as long as it lives.
 fn keep<T>(scene: &Scene, held: T) -> Result<()> {
@@ -101,7 +109,7 @@ const COMMON: &[Operation] = &[
         .may(&["UnusableRoot", "NoRoom"]),
     operation("a new name", |s| {
         let space = s.open()?;
-        s.each(|| Ok(drop(space.remove("new"))), |()| space.mutex("new"))
+        s.each(|| done(space.remove("new")), |()| space.mutex("new"))
     }),
     operation("an old name", |s| {
         let space = s.open()?;
@@ -109,7 +117,7 @@ const COMMON: &[Operation] = &[
     }),
     operation("a new semaphore", |s| {
         let space = s.open()?;
-        s.each(|| Ok(drop(space.remove("new"))), |()| space.semaphore("new", 2))
+        s.each(|| done(space.remove("new")), |()| space.semaphore("new", 2))
     }),
     operation("remove a name", |s| {
         let space = s.open()?;
@@ -133,7 +141,7 @@ const COMMON: &[Operation] = &[
                 mutex.lock()?.unlock()?;
                 Ok(space)
             },
-            |space| Ok(drop(space)),
+            done,
         )
     })
     .always(),
@@ -184,7 +192,7 @@ const COMMON: &[Operation] = &[
     .may(&["Lost"]),
     operation("drop of a guard", |s| {
         let mutex = s.open()?.mutex(A)?;
-        s.each(|| mutex.lock(), |guard| Ok(drop(guard)))
+        s.each(|| mutex.lock(), done)
     })
     .always(),
     operation("holder", |s| {
@@ -310,7 +318,7 @@ const OF_A_SEGMENT: &[Operation] = &[
                 drop(mutex);
                 Ok(space)
             },
-            |space| Ok(drop(space)),
+            done,
         )
     })
     .always(),
@@ -435,7 +443,7 @@ const OF_A_SEGMENT: &[Operation] = &[
     .always(),
     operation("a new queue", |s| {
         let space = s.open()?;
-        s.each(|| Ok(drop(space.remove("q"))), |()| space.queue::<u64>("q", 4))
+        s.each(|| done(space.remove("q")), |()| space.queue::<u64>("q", 4))
     }),
     operation("lock of data", |s| {
         let mutex = s.open()?.mutex_with("data", 7_u64)?;
@@ -483,7 +491,7 @@ const OF_A_SEGMENT: &[Operation] = &[
     .always(),
     operation("open a fence in a file", |s| {
         let path = s.root().join("fence");
-        s.each(|| Ok(drop(std::fs::remove_file(&path))), |()| Fence::open(&path))
+        s.each(|| done(std::fs::remove_file(&path)), |()| Fence::open(&path))
     }),
     operation("enter a fence in a file", |s| {
         let fence = Fence::open(s.root().join("fence"))?;

@@ -340,12 +340,7 @@ impl Drop for Led {
         }
         let group = Pid::from_raw(-self.group.as_raw());
         let _watched = Watched::new(self.group);
-        loop {
-            match waitpid(group, Some(WaitPidFlag::__WALL)) {
-                Err(Errno::EINTR) | Ok(_) => {}
-                Err(_) => break,
-            }
-        }
+        while matches!(waitpid(group, Some(WaitPidFlag::__WALL)), Err(Errno::EINTR) | Ok(_)) {}
         self.forked.was_reaped();
     }
 }

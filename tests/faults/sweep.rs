@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::control::{Control, ENDED, READY};
 use super::led::{Course, Fault, Led};
+use super::operation::{Operation, Other};
 use super::scene::{LONG, Made, Scene};
 use super::support::root;
 use super::trace::Forked;
@@ -51,106 +52,22 @@ fn ways(made: Made, nth: usize) -> Vec<Errno> {
 /// After so many an operation is left alone.
 const ENOUGH: usize = 8;
 
-/// Whoever else is in the space.
-#[derive(Clone, Copy)]
-pub enum Other {
-    Nobody,
-    Alive(fn(&Scene) -> Result<()>),
-    /// Killed when it is ready, before the operation begins.
-    Dead(fn(&Scene) -> Result<()>),
-}
-
-/// An operation, and what is to be expected of it.
-#[derive(Clone, Copy)]
-pub struct Operation {
-    what: &'static str,
-    body: fn(&Scene) -> Result<()>,
-    other: Other,
-    /// There is a space, with its names.
-    has_space: bool,
-    locks: u32,
-    /// What it comes to when nothing fails.
-    comes_to: &'static str,
-    /// What else it may come to than to that, or to `Error::System`.
-    may: &'static [&'static str],
-    /// A call that fails makes no difference to the caller.
-    always: bool,
-    /// It may make lock files of the space, if it is refused what a segment takes.
-    may_choose: bool,
-    /// The name that the process holds while it has what it got.
-    holds: Option<&'static str>,
-}
-
-/// An operation of that name.
-pub const fn operation(what: &'static str, body: fn(&Scene) -> Result<()>) -> Operation {
-    Operation {
-        what,
-        body,
-        other: Other::Nobody,
-        has_space: true,
-        locks: 12,
-        comes_to: "ok",
-        may: &[],
-        always: false,
-        may_choose: false,
-        holds: None,
-    }
-}
-
-impl Operation {
-    /// Whether it is swept there. Creating is the same whether words will be mapped or not; and in the quick form, where each word is a call, only those are
-    /// swept that go different ways.
-    fn is_of(&self, made: Made) -> bool {
-        const DIFFER: &[&str] = &[
-            "open",
-            "a new name",
-            "first use in a child",
-            "lock",
-            "unlock",
-            "lock after a death",
-            "timed read beside a writer",
-            "end of writing",
-            "acquire",
-            "release of permits",
-        ];
-        made != Made::FilesUnmapped || self.has_space && (is_long() || DIFFER.contains(&self.what))
-    }
-
-    pub const fn beside(self, other: fn(&Scene) -> Result<()>) -> Self {
-        Self { other: Other::Alive(other), ..self }
-    }
-
-    pub const fn after_the_death_of(self, other: fn(&Scene) -> Result<()>) -> Self {
-        Self { other: Other::Dead(other), ..self }
-    }
-
-    pub const fn without_a_space(self) -> Self {
-        Self { has_space: false, ..self }
-    }
-
-    pub const fn with_room_for(self, locks: u32) -> Self {
-        Self { locks, ..self }
-    }
-
-    pub const fn comes_to(self, comes_to: &'static str) -> Self {
-        Self { comes_to, ..self }
-    }
-
-    pub const fn may(self, may: &'static [&'static str]) -> Self {
-        Self { may, ..self }
-    }
-
-    pub const fn always(self) -> Self {
-        Self { always: true, ..self }
-    }
-
-    pub const fn may_choose(self) -> Self {
-        Self { may_choose: true, ..self }
-    }
-
-    pub const fn holds(self, name: &'static str) -> Self {
-        Self { holds: Some(name), ..self }
-    }
+/// Whether it is swept there. Creating is the same whether words will be mapped or not; and in the quick form, where each word is a call, only those are
+/// swept that go different ways.
+fn is_swept(operation: &Operation, made: Made) -> bool {
+    const DIFFER: &[&str] = &[
+        "open",
+        "a new name",
+        "first use in a child",
+        "lock",
+        "unlock",
+        "lock after a death",
+        "timed read beside a writer",
+        "end of writing",
+        "acquire",
+        "release of permits",
+    ];
+    made != Made::FilesUnmapped || operation.has_space && (is_long() || DIFFER.contains(&operation.what))
 }
 
 /// What a process has that it may leave behind.
@@ -224,7 +141,7 @@ pub fn sweep(made: Made, tables: &[&[Operation]]) {
     let wanted = std::env::var("HOSTLOCK_FAULTS_OF").unwrap_or_default();
     let controls = Controls::new();
     let mut problems = Vec::new();
-    for operation in tables.iter().copied().flatten().filter(|it| it.what.contains(&wanted) && it.is_of(made)) {
+    for operation in tables.iter().copied().flatten().filter(|it| it.what.contains(&wanted) && is_swept(it, made)) {
         match sweep_one(made, operation, controls) {
             Ok(found) => problems.extend(found),
             Err(why) => crate::skip!("{why}"),
