@@ -66,10 +66,10 @@ pub(crate) struct Missing {
 
 /// What a segment takes that this process does not have, if anything.
 pub(crate) fn missing_for_a_segment() -> std::result::Result<(), Missing> {
-    let missing = |what: &str, e: io::Error| Missing { what: format!("{what} ({e})"), for_good: is_for_good(&e) };
     let word = core::sync::atomic::AtomicU32::new(0);
-    futex::try_wake(&word).map_err(|errno| missing("the futex", errno.into()))?;
-    map::try_shared().map_err(|e| missing("shared mappings", e))
+    futex::try_wake(&word)
+        .map_err(|errno| Missing { what: format!("the futex ({errno})"), for_good: is_for_good(&errno.into()) })?;
+    map::try_shared().map_err(|e| Missing { what: format!("shared mappings ({e})"), for_good: is_for_good(&e) })
 }
 
 /// Whether a call that failed so is refused, or is not there at all: by it another mechanism may be chosen, for all who come.
