@@ -155,6 +155,19 @@ impl Scene {
         self.each(|| Ok(()), |()| act())
     }
 
+    /// In the process: the thread that looks after leases may be at one of them, and be the last to leave the space.
+    pub fn let_threads_let_go(&self) {
+        let ours = self.root.to_string_lossy();
+        let is_in_it = || std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains(&*ours));
+        let has_threads = || std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1);
+        for _ in 0..400 {
+            if !has_threads() || !is_in_it() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// In a process: says something to the test.
     pub fn say(&self, what: &str) {
         std::fs::write(self.root.join("said"), what).expect("the test's own directory");

@@ -252,7 +252,10 @@ fn attempt(
     let led = Led::new(controls.victim, |_| {
         std::panic::set_hook(Box::new(|panic| eprintln!("faults: in the process: {panic}")));
         match std::panic::catch_unwind(|| (operation.body)(&scene)) {
-            Ok(Ok(())) => scene.say(DONE),
+            Ok(Ok(())) => {
+                scene.let_threads_let_go();
+                scene.say(DONE);
+            }
             Ok(Err(error)) => scene.say(&format!("it cannot go on: {error}")),
             Err(_) => scene.say("it panicked"),
         }
