@@ -16,6 +16,7 @@ mod support;
 #[allow(dead_code)]
 #[path = "crash/sweep.rs"]
 mod sweep;
+#[allow(dead_code)]
 #[path = "crash/trace.rs"]
 mod trace;
 

@@ -127,7 +127,7 @@ fn without_the_means_a_death_is_found_by_looking() {
         let path = root.path().to_str().unwrap();
         let plain = |role| command(role, &[path]);
         let masked = |role| filtered(command(role, &[path]), call, errno);
-        let mut holder = start_command(if of_holder { masked("holder") } else { plain("holder") });
+        let holder = start_command(if of_holder { masked("holder") } else { plain("holder") });
         holder.expect("ready");
         let found = Space::builder("test").root(path).inspect().unwrap();
         assert!(!of_holder || found.participants.iter().all(|participant| !participant.wakes_at_once));

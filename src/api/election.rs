@@ -7,6 +7,7 @@ use super::lease::{Lease, LeaseGuard};
 use super::mutex::Mutex;
 use super::space::Space;
 use crate::backend::cancel;
+use crate::backend::wait::sleep;
 use crate::{Abandoned, Error, Holder, Result};
 
 /// A handle for an election: of all processes that campaign under its name, one leads, until it resigns, dies, or loses its lease. Made by
@@ -130,7 +131,7 @@ impl Election {
             if waited >= timeout {
                 return Err(Error::TimedOut { name: self.name().into(), holder: leader.map(Box::new), waited });
             }
-            std::thread::sleep(pause.min(timeout - waited));
+            sleep(pause.min(timeout - waited));
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }

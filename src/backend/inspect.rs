@@ -144,7 +144,7 @@ pub(super) fn usage(segment: &Segment) -> Usage {
 
 /// Looks at a space that this process need not be in. Of one that there is not, the segment is what is missed.
 pub(crate) fn look(options: &Options) -> Result<Inspection> {
-    match Made::of(&options.space_path()?) {
+    match Made::of(&options.space_path()?)? {
         Some(Made::Files) => super::files::inspect::look(options),
         Some(Made::Segment) | None => look_at_segment(options),
     }

@@ -66,9 +66,9 @@ pub(super) fn start() -> io::Result<Started> {
         // The program's signal handlers are for its own threads.
         let before = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
         let spawned = std::thread::Builder::new().name("hostlock-keeper".into()).stack_size(256 << 10).spawn(run);
+        keeper.runs = spawned.is_ok();
         before.thread_set_mask()?;
         spawned?;
-        keeper.runs = true;
     }
     keeper.expected += 1;
     Ok(Started { process: std::process::id() })

@@ -30,4 +30,4 @@ pub(crate) mod rwlock;
 pub(crate) mod seats;
 pub(crate) mod semaphore;
 pub(crate) mod shared;
-mod wait;
+pub(crate) mod wait;

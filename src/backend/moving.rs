@@ -30,7 +30,7 @@ const MARGIN: u64 = 1 << 20;
 pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
     let to = Made::from(to);
     let space = options.space_path()?;
-    let Some(made) = Made::of(&space) else { return Err(nothing_there(options, space)) };
+    let Some(made) = Made::of(&space)? else { return Err(nothing_there(options, space)) };
     if made == to {
         return Ok(false);
     }
@@ -38,7 +38,7 @@ pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
         missing_for_a_segment().map_err(|missing| Error::BackendUnusable {
             path: space.clone(),
             backend: to.backend(),
-            missing,
+            missing: missing.what,
         })?;
     }
     let directory = options.existing_directory(&space)?;
@@ -58,6 +58,8 @@ pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
         let _ = FileExt::unlock(&directory);
         moved?
     };
+    // If that failed it would keep us out ourselves.
+    drop(directory);
     // Whoever came in meanwhile may have named some of them otherwise.
     let opened = AnySpace::open(&Options { backend: to.backend(), ..options.clone() }, Duration::from_secs(1))?;
     for lock in locks {
@@ -86,7 +88,7 @@ fn alone(
     to: Made,
     cannot: &impl Fn(String) -> Error,
 ) -> Result<Vec<LockReport>> {
-    if Made::of(space) != Some(made) {
+    if Made::of(space)? != Some(made) {
         return Err(cannot("somebody else moved it just now".into()));
     }
     let seen = inspect::look(options)?;

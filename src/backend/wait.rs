@@ -10,6 +10,7 @@ use super::shared::SharedSpace;
 use super::{cancel, deadlock};
 use crate::Error;
 use crate::holder::{Abandoned, Held, Waits};
+pub(crate) use crate::os::clock::sleep;
 use crate::os::clock::{Boottime, Deadline, Monotonic};
 use crate::os::fence as membarrier;
 use crate::os::futex::{self, Woken};
@@ -452,7 +453,7 @@ impl Wait<'_> {
             // No futex: look again soon, as often as others would be woken.
             Woken::Refused(_) => {
                 self.sleeps.set(self.sleeps.get() + 1);
-                std::thread::sleep(SOON.min(until.since(Monotonic::now())));
+                sleep(SOON.min(until.since(Monotonic::now())));
             }
             Woken::Called | Woken::Changed | Woken::Signal => {}
         }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
 /// A point on `CLOCK_MONOTONIC`, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +57,15 @@ impl Boottime {
 
     pub(crate) fn saturating_add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Sleeps for so long, or shorter if a signal comes: callers look again anyway.
+///
+/// std's panics if the kernel refuses (a filter). Then this only lets others run.
+pub(crate) fn sleep(span: Duration) {
+    if clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &span.into()).is_err() {
+        std::thread::yield_now();
     }
 }
 

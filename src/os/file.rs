@@ -41,6 +41,14 @@ impl FileId {
         Ok(Self::of(&fstat(file)?))
     }
 
+    /// Whether `path` does not lead to this file any more. What cannot be looked at is not gone.
+    pub(crate) fn has_left(self, path: &Path) -> bool {
+        match Self::at(path) {
+            Ok(now) => now != self,
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// The file that `path` leads to now.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&stat(path)?))
@@ -95,6 +103,15 @@ pub(crate) fn allocate(file: BorrowedFd<'_>, offset: u64, size: u64) -> io::Resu
     }
 }
 
+/// Whether a descriptor is of that file. If the kernel does not say, it is asked once more: of an open file it says so, unless a signal or want
+/// of memory came in between. What cannot be told then is not ours: to close what is somebody else's is worse than to leave ours open.
+pub(super) fn is_still(fd: BorrowedFd<'_>, id: FileId) -> bool {
+    match fstat(fd).or_else(|e| if e == Errno::EBADF { Err(e) } else { fstat(fd) }) {
+        Ok(stat) => FileId::of(&stat) == id,
+        Err(_) => false,
+    }
+}
+
 /// A descriptor kept open for later, in a program that may close all descriptors behind our back: it is used, and closed, only
 /// while it still is what it was.
 #[derive(Debug)]
@@ -119,8 +136,7 @@ impl KeptFile {
 
     /// The descriptor, unless somebody closed it.
     pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
-        let still = fstat(self.fd.as_fd()).is_ok_and(|stat| FileId::of(&stat) == self.id);
-        still.then(|| self.fd.as_fd())
+        is_still(self.fd.as_fd(), self.id).then(|| self.fd.as_fd())
     }
 }
 
@@ -150,7 +166,7 @@ pub(crate) fn hand_over(file: KeptFile, command: &mut Command) {
 fn keep_open(fd: i32, id: FileId) -> io::Result<()> {
     // SAFETY: only looked at, and only if it is the file that it was.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    if fstat(fd).is_ok_and(|stat| FileId::of(&stat) == id) {
+    if is_still(fd, id) {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
     Ok(())

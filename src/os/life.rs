@@ -146,7 +146,7 @@ thread_local! {
 impl Drop for Mine {
     fn drop(&mut self) {
         // What is not left to it the kernel is to tell of: this may be the end of the process.
-        self.placed.get_mut().iter().for_each(|placed| drop(placed.is_left_behind()));
+        self.placed.get_mut().retain(|placed| !placed.is_left_behind());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::ManuallyDrop;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -114,7 +114,7 @@ impl LockFile {
     /// For what was handed to a child that moved it.
     #[cold]
     fn is_same_file(&self) -> bool {
-        fstat(&*self.file).is_ok_and(|stat| FileId::of(&stat) == self.id)
+        file::is_still(self.file.as_fd(), self.id)
     }
 
     #[inline]
@@ -128,15 +128,17 @@ impl LockFile {
         if !self.is_ours() {
             return Err(Errno::EBADF.into());
         }
-        let locked = match mode {
-            Mode::Shared => fs2::FileExt::try_lock_shared(&*self.file),
-            Mode::Exclusive => fs2::FileExt::try_lock_exclusive(&*self.file),
-        };
-        match locked {
-            Ok(()) => Ok(true),
-            Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
-            Err(e) => Err(e),
+        loop {
+            let locked = match mode {
+                Mode::Shared => fs2::FileExt::try_lock_shared(&*self.file),
+                Mode::Exclusive => fs2::FileExt::try_lock_exclusive(&*self.file),
+            };
+            match locked {
+                Ok(()) => return Ok(true),
+                Err(e) if e.raw_os_error() == fs2::lock_contended_error().raw_os_error() => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
     }
 

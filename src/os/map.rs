@@ -28,8 +28,10 @@ unsafe impl Shared for AtomicU64 {}
 pub(crate) fn try_shared() -> io::Result<()> {
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
     const PAGE: core::num::NonZeroUsize = core::num::NonZeroUsize::new(4096).unwrap();
-    // SAFETY: a new mapping at an address of the kernel's choice, never accessed, and unmapped with its length.
-    unsafe { munmap(mmap_anonymous(None, PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?, PAGE.get())? };
+    // SAFETY: a new mapping at an address of the kernel's choice, never accessed.
+    let page = unsafe { mmap_anonymous(None, PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)? };
+    // SAFETY: what was just mapped, with its length. If it stays, that says nothing against mapping.
+    let _ = unsafe { munmap(page, PAGE.get()) };
     Ok(())
 }
 

@@ -78,7 +78,7 @@ impl Options {
             return Ok(None);
         }
         let directory = self.existing_directory(&space)?;
-        let Some(made) = Made::of(&space) else { return Ok(None) };
+        let Some(made) = Made::of(&space)? else { return Ok(None) };
         let path = space.join(made.file_name());
         let file = match file::open_existing(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),

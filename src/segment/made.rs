@@ -1,6 +1,7 @@
 //! What a space is made of, and whether this process can use it.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -33,9 +34,17 @@ impl Made {
     }
 
     /// What the space there is made of, if there is one.
-    pub(crate) fn of(space: &Path) -> Option<Self> {
-        let is_there = |made: &Self| fs::symlink_metadata(space.join(made.file_name())).is_ok();
-        [Self::Segment, Self::Files].into_iter().find(is_there)
+    pub(crate) fn of(space: &Path) -> Result<Option<Self>> {
+        for made in [Self::Segment, Self::Files] {
+            let path = space.join(made.file_name());
+            match fs::symlink_metadata(&path) {
+                Ok(_) => return Ok(Some(made)),
+                // What may not be looked at cannot be opened either, and that says more.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => {}
+                Err(e) => return Err(Error::system("look at", &path, e)),
+            }
+        }
+        Ok(None)
     }
 
     /// How much room its file takes when it is made, in bytes.
@@ -47,23 +56,38 @@ impl Made {
     }
 }
 
-/// What a segment takes that this process is refused, if anything.
-pub(crate) fn missing_for_a_segment() -> std::result::Result<(), String> {
+/// What a process does not have that a segment takes.
+pub(crate) struct Missing {
+    /// With what the system says.
+    pub(crate) what: String,
+    /// And never will: it is not just short of something, or interrupted.
+    for_good: bool,
+}
+
+/// What a segment takes that this process does not have, if anything.
+pub(crate) fn missing_for_a_segment() -> std::result::Result<(), Missing> {
     let word = core::sync::atomic::AtomicU32::new(0);
-    futex::try_wake(&word).map_err(|errno| format!("the futex ({errno})"))?;
-    map::try_shared().map_err(|e| format!("shared mappings ({e})"))
+    futex::try_wake(&word)
+        .map_err(|errno| Missing { what: format!("the futex ({errno})"), for_good: is_for_good(&errno.into()) })?;
+    map::try_shared().map_err(|e| Missing { what: format!("shared mappings ({e})"), for_good: is_for_good(&e) })
+}
+
+/// Whether a call that failed so is refused, or is not there at all: by it another mechanism may be chosen, for all who come.
+pub(super) fn is_for_good(e: &io::Error) -> bool {
+    let codes = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::ENODEV, libc::EINVAL, libc::EOPNOTSUPP];
+    e.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 #[cfg(feature = "diagnosis")]
 impl Options {
     /// What the space there is made of, if there is one.
     pub(crate) fn backend_at(&self, space: &Path) -> Option<Backend> {
-        Made::of(space).map(Made::backend)
+        Made::of(space).ok().flatten().map(Made::backend)
     }
 
     /// What a new space would be made of.
     pub(crate) fn backend_of_new(&self) -> Backend {
-        self.to_be_made().backend()
+        self.to_be_made(Path::new("")).unwrap_or(Made::Segment).backend()
     }
 
     /// The file by which a space is made of that.
@@ -93,13 +117,16 @@ impl Options {
     }
 
     /// What a new space is made of.
-    pub(super) fn to_be_made(&self) -> Made {
+    pub(super) fn to_be_made(&self, space: &Path) -> Result<Made> {
         match self.backend {
-            Backend::Segment => Made::Segment,
-            Backend::Files => Made::Files,
+            Backend::Segment => Ok(Made::Segment),
+            Backend::Files => Ok(Made::Files),
             Backend::Auto => match missing_for_a_segment() {
-                Ok(()) => Made::Segment,
-                Err(_) => Made::Files,
+                Ok(()) => Ok(Made::Segment),
+                Err(missing) if missing.for_good => Ok(Made::Files),
+                Err(missing) => {
+                    Err(Error::BackendUnusable { path: space.into(), backend: Backend::Segment, missing: missing.what })
+                }
             },
         }
     }
@@ -118,7 +145,7 @@ impl Options {
             Made::Segment => missing_for_a_segment().map_err(|missing| Error::BackendUnusable {
                 path: space.into(),
                 backend: made.backend(),
-                missing,
+                missing: missing.what,
             }),
             Made::Files => Ok(()),
         }

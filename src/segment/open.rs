@@ -23,9 +23,9 @@ use nix::unistd::geteuid;
 use super::Segment;
 use super::files::FilesHeader;
 use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, UNIT, VERSION};
-use super::made::Made;
+use super::made::{Made, is_for_good};
 use crate::digest::fnv1a;
-use crate::os::clock::{Monotonic, wall_clock_nanos};
+use crate::os::clock::{self, Monotonic, wall_clock_nanos};
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork;
 use crate::os::map::Mapping;
@@ -195,7 +195,7 @@ impl Options {
             // It may be there all the same, in a root that we may not write to.
             Err(_) if path.exists() => {}
             Err(e) if e.kind() == ErrorKind::StorageFull => {
-                let needed = self.to_be_made().size(self.choice());
+                let needed = self.to_be_made(path).unwrap_or(Made::Segment).size(self.choice());
                 return Err(no_room(path, path.parent().unwrap_or(path), needed));
             }
             Err(e) => {
@@ -258,8 +258,10 @@ impl Options {
         let mut pause = Duration::from_micros(100);
         loop {
             let directory = self.directory(&space)?;
-            let there = Made::of(&space);
-            let made = there.unwrap_or_else(|| self.to_be_made());
+            let made = match Made::of(&space)? {
+                Some(made) => made,
+                None => self.to_be_made(&space)?,
+            };
             let path = space.join(made.file_name());
             let cannot_lock = |e: io::Error| Error::system("lock", &space, e);
             let obstacle = match file::open_existing(&path) {
@@ -282,7 +284,7 @@ impl Options {
                     // A child that had a copy of the description would keep everybody out for as long as it lives.
                     let _not_now = fork::NOT_NOW.lock();
                     if lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)? {
-                        if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && Made::of(&space).is_none() {
+                        if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && Made::of(&space)?.is_none() {
                             self.create(&space, made).inspect_err(|_| {
                                 // If nothing is in it, which is what it is without a segment.
                                 let _ = fs::remove_dir(&space);
@@ -315,7 +317,7 @@ impl Options {
             // In so many words, as above.
             FileExt::unlock(&directory).map_err(cannot_lock)?;
             drop(directory);
-            std::thread::sleep(pause);
+            clock::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
@@ -353,7 +355,12 @@ impl Options {
                 }
                 Made::Files => {
                     // What another machine maps is another memory.
-                    let mapped = file::network_file_system(&file)?.is_none() && Mapping::new(&file, HEADER_LEN).is_ok();
+                    let mapped = file::network_file_system(&file)?.is_none()
+                        && match Mapping::new(&file, HEADER_LEN) {
+                            Ok(_) => true,
+                            Err(e) if is_for_good(&e) => false,
+                            Err(e) => return Err(e),
+                        };
                     FilesHeader::new(choice.names, choice.mode, token_base, place, mapped).write(&file)?;
                 }
             }
@@ -562,12 +569,9 @@ impl Segment {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    /// Whether the path still leads to the file that is mapped. What cannot be looked at is not gone.
+    /// Whether the path still leads to the file that is mapped.
     pub(crate) fn is_removed(&self) -> bool {
-        match FileId::at(&self.path) {
-            Ok(now) => now != self.file.id(),
-            Err(e) => e.kind() == ErrorKind::NotFound,
-        }
+        self.file.id().has_left(&self.path)
     }
 
     /// The mapped file, with a description of its own.
@@ -577,6 +581,9 @@ impl Segment {
             ErrorKind::NotFound => removed(),
             _ => Error::system("open", &self.path, e),
         })?;
-        if is_same(&file, self.file.id()) { Ok(file) } else { Err(removed()) }
+        match FileId::of_file(&file).map_err(|e| Error::system("look at", &self.path, e))? == self.file.id() {
+            true => Ok(file),
+            false => Err(removed()),
+        }
     }
 }

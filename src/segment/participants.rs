@@ -26,7 +26,7 @@ use super::Segment;
 use super::format::{Record, load_printable, store_text};
 use super::names::is_fresh;
 use crate::digest::fnv1a;
-use crate::os::clock::wall_clock_nanos;
+use crate::os::clock::{self, wall_clock_nanos};
 use crate::os::file::KeptFile;
 use crate::os::identity::{self, Identity};
 use crate::os::life::{Registered, Sign};
@@ -242,7 +242,7 @@ impl Segment {
             match attempt {
                 JOIN_ATTEMPTS.. => break,
                 _ if recovered > 0 => {}
-                _ if dead_are_left() => std::thread::sleep(Duration::from_millis(2)),
+                _ if dead_are_left() => clock::sleep(Duration::from_millis(2)),
                 // Once more if somebody left meanwhile.
                 0 => {}
                 _ => break,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::signal::{Signal, kill};
@@ -60,11 +60,19 @@ impl Control {
     /// In the test: waits until it is so far.
     #[track_caller]
     pub fn wait_for(&self, phase: u64, what: &str) {
+        assert!(self.has_come_to(phase), "{what}");
+    }
+
+    /// In the test: whether it gets so far.
+    pub fn has_come_to(&self, phase: u64) -> bool {
         let end = Instant::now() + PATIENCE;
         while self.phase.load(SeqCst) < phase {
-            assert!(Instant::now() < end, "{what}");
-            std::thread::yield_now();
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(20));
         }
+        true
     }
 
     /// In a forked process: waits until the test opens the gate.

@@ -137,6 +137,11 @@ impl Forked {
         }
     }
 
+    /// Somebody else waited for its end.
+    pub fn was_reaped(&mut self) {
+        self.reaped = true;
+    }
+
     pub fn is_asleep(&self) -> bool {
         self.state() == Some('S')
     }
@@ -167,10 +172,7 @@ impl Victim {
     /// `None` where tracing is refused.
     pub fn new(control: &'static Control, what: impl FnOnce(&'static Control)) -> Option<Self> {
         let forked = Forked::new(control, |control| {
-            if ptrace::traceme().is_err() {
-                // SAFETY: as in `Forked::new`.
-                unsafe { libc::_exit(REFUSED) };
-            }
+            be_traced();
             what(control);
         });
         let pid = forked.pid;
@@ -309,16 +311,24 @@ impl Victim {
 }
 
 /// The exit code of a child that nobody may trace.
-const REFUSED: i32 = 77;
+pub const REFUSED: i32 = 77;
+
+/// In a forked child: has its parent trace it, or ends it.
+pub fn be_traced() {
+    if ptrace::traceme().is_err() {
+        // SAFETY: as in `Forked::new`.
+        unsafe { libc::_exit(REFUSED) };
+    }
+}
 
 /// Whom threads of this process wait for. Threads are few, so each takes the first free place.
 static WAITED_FOR: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
 
 /// A wait for a victim. If the victim hangs it is killed, so that the test fails instead of hanging, too.
-struct Watched(usize);
+pub struct Watched(usize);
 
 impl Watched {
-    fn new(pid: Pid) -> Self {
+    pub fn new(pid: Pid) -> Self {
         static DOG: std::sync::Once = std::sync::Once::new();
         DOG.call_once(|| {
             std::thread::spawn(watch);

@@ -26,7 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::os::clock::{Monotonic, wall_clock_nanos};
+use crate::os::clock::{self, Monotonic, wall_clock_nanos};
 use crate::os::file::FileId;
 use crate::os::lock_file::{LockFile, Mode};
 use crate::os::words::Words;
@@ -158,7 +158,7 @@ impl Index {
 
     /// Whether the file is gone, or another one lies in its place.
     pub(crate) fn is_removed(&self) -> bool {
-        !FileId::at(&self.path).is_ok_and(|now| now == self.id)
+        self.id.has_left(&self.path)
     }
 
     pub(super) fn used(&self) -> Result<u32> {
@@ -329,7 +329,7 @@ impl Index {
                     problem: "a process has it locked and does not go on; it may be stopped".into(),
                 });
             }
-            std::thread::sleep(Duration::from_millis(1));
+            clock::sleep(Duration::from_millis(1));
         }
     }
 

@@ -61,18 +61,19 @@ impl Looking {
             }
             seen => seen,
         };
+        // Readers come in after a dead writer, and leave its record for the next one.
+        let beside = || match kind {
+            Kind::RwLock => readers(files.iter().flat_map(|file| self.locks.of(*file)), token),
+            _ => Vec::new(),
+        };
         Ok(match seen {
             Seen::Held(holder) => LockSeen { holders: vec![holder], dead: None },
             // Somebody is left with the lock: a child of the dead one's.
             Seen::Gone(dead) if self.is_exclusive(locked) => {
                 LockSeen { holders: vec![unknown(dead.token)], dead: None }
             }
-            Seen::Gone(dead) => LockSeen { holders: Vec::new(), dead: Some(dead) },
-            Seen::Free(dead) if kind == Kind::RwLock => {
-                let locks = files.iter().flat_map(|file| self.locks.of(*file));
-                LockSeen { holders: readers(locks, token), dead }
-            }
-            Seen::Free(dead) => LockSeen { holders: Vec::new(), dead },
+            Seen::Gone(dead) => LockSeen { holders: beside(), dead: Some(dead) },
+            Seen::Free(dead) => LockSeen { holders: beside(), dead },
             Seen::Busy => LockSeen::default(),
         })
     }

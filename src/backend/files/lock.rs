@@ -12,7 +12,7 @@ use super::table::{Idle, Opened, idle_of, keep_held, take_held, with_held};
 use crate::backend::cancel;
 use crate::backend::lock::{Abandonment, Acquisition, Spec, Waited};
 use crate::backend::rwlock::Reading;
-use crate::os::clock::{Deadline, Monotonic};
+use crate::os::clock::{self, Deadline, Monotonic};
 use crate::os::lock_file::Mode;
 use crate::protocol::claim::Claimed;
 use crate::segment::format::Kind;
@@ -52,7 +52,7 @@ impl Pauses {
         if left.is_zero() || cancel::is_due() {
             return (false, false);
         }
-        std::thread::sleep(self.next.min(left));
+        clock::sleep(self.next.min(left));
         self.next = (self.next * 2).min(PAUSES.1);
         let is_time = now.since(self.looked) >= LOOK;
         if is_time {

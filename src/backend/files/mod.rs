@@ -25,7 +25,7 @@ use fs2::FileExt;
 
 use crate::backend::inspect::kind as kind_of;
 use crate::backend::lock::Spec;
-use crate::os::clock::Monotonic;
+use crate::os::clock::{self, Monotonic};
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork::Guarded;
 use crate::os::identity;
@@ -212,7 +212,7 @@ impl FileSpace {
             if Monotonic::now() > end {
                 return Err(Error::Removed { path: self.directory().into() });
             }
-            std::thread::sleep(Duration::from_millis(1));
+            clock::sleep(Duration::from_millis(1));
         }
         table::note_joined(self.index.id, directory);
         Ok(())
