@@ -13,8 +13,8 @@
 //!    own lock. So whoever holds a lock whose generation is right holds the lock of that name.
 //! 2. The epoch an entry is given up with is at most the space's floor, and an entry gets a new name with an epoch of at least the
 //!    floor: a name's tokens grow, wherever it lives.
-//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up, and whose kind keeps nothing for later; and only
-//!    while whoever gives it up holds its lock and found nobody who has a part of it.
+//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up, and whose kind keeps nothing for later (unless
+//!    somebody takes the name away in so many words); and only while whoever gives it up holds its lock and found nobody who has a part of it.
 //!
 //! Damage: a name that is not found is given an entry, so whoever missed one because of a flipped bit would hand out a second lock of
 //! that name. Therefore cells, meta words and names can be told from damaged ones, and a search under the names' lock that comes by
@@ -43,6 +43,15 @@ pub(crate) struct Known {
     pub(crate) place: Place,
     /// The kind's number, which a newer version may have given.
     pub(crate) kind: u8,
+}
+
+/// What becomes of deaths that are still to be told when a name goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deaths {
+    /// The name stays until they are.
+    Told,
+    /// Nobody is told of them any more.
+    Forgotten,
 }
 
 /// Whether `name` can be the name of a lock.
@@ -194,7 +203,7 @@ impl Segment {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
-            let held = match self.is_unused(entry, meta) {
+            let held = match self.is_unused(entry, meta, Deaths::Told) {
                 true => {
                     any = true;
                     self.wipe(index, held).1
@@ -212,7 +221,8 @@ impl Segment {
         let entry = &self.entries[index as usize];
         let (meta, word) = (Meta(entry.meta.load(Relaxed)), entry.lock.look());
         let Some(held) = self.hold(index, me, word) else { return false };
-        let unused = self.is_unused(entry, meta);
+        // Whoever takes a name away takes with it what is to be told of the dead.
+        let unused = self.is_unused(entry, meta, Deaths::Forgotten);
         let held = if unused { self.wipe(index, held).1 } else { held };
         let freed = if unused { held.release() } else { held.give_up() };
         if entry.lock.owner.compare_exchange(held.0, freed.0, SeqCst, Relaxed).is_ok() {
@@ -222,7 +232,7 @@ impl Segment {
     }
 
     /// Whether nobody has a part of the lock that the caller holds, so that nobody new can get one.
-    fn is_unused(&self, entry: &Entry, meta: Meta) -> bool {
+    fn is_unused(&self, entry: &Entry, meta: Meta, deaths: Deaths) -> bool {
         // SeqCst: whoever reads counted itself before it looked at the word that the caller is in now.
         let Some(kind) = Kind::from_number(meta.kind()) else { return false };
         if entry.bell.sleepers.load(SeqCst) != 0 {
@@ -230,9 +240,10 @@ impl Segment {
         }
         match kind {
             Kind::RwLock | Kind::RwLockData => self.all_cells(entry, |cell| cell.look().is_idle()),
-            Kind::Semaphore | Kind::Barrier | Kind::Latch => self
-                .seats_of(entry)
-                .is_ok_and(|seats| seats.iter().map(Seat::look).all(|word| word.is_free() && !word.is_abandoned())),
+            Kind::Semaphore | Kind::Barrier | Kind::Latch => self.seats_of(entry).is_ok_and(|seats| {
+                let told = |word: OwnerWord| word.is_abandoned() && deaths == Deaths::Told;
+                seats.iter().map(Seat::look).all(|word| word.is_free() && !told(word))
+            }),
             _ => true,
         }
     }
@@ -276,7 +287,7 @@ impl Segment {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
-            if has_name && !self.is_unused(entry, meta) {
+            if has_name && !self.is_unused(entry, meta, Deaths::Told) {
                 let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
                 continue;
             }
