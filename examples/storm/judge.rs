@@ -16,6 +16,8 @@ const TICK: u64 = 2_000_000;
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     pub record: Record,
+    /// For messages.
+    #[allow(dead_code)]
     pub worker: u64,
     /// Its process lived at least until then, and no longer than until then.
     pub lived: u64,

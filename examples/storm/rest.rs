@@ -6,39 +6,11 @@ use std::time::Duration;
 use hostlock::{Error, Space};
 
 use super::chance::now;
+use super::footprint::free_extents;
 use super::judge::Entry;
 use super::log::{Fate, Kind, Record};
 use super::nest::Nest;
 use super::set::{self, CHURN, CHURNED, COUNT, EXTENTS, NAMES, PERMITS, QUEUE, Set};
-
-/// How much is in use, of what might grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Footprint {
-    pub descriptors: usize,
-    pub mappings: usize,
-    pub threads: usize,
-    /// Bytes of extents that are free.
-    pub free: u64,
-}
-
-impl Footprint {
-    pub fn of(space: &Space) -> Self {
-        let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).map_or(0, Iterator::count);
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        // Of the segment; what the allocator maps is its own affair.
-        let mappings = maps.lines().filter(|line| line.contains("/segment")).count();
-        // One descriptor is that of the look itself.
-        Self { descriptors: count("fd"), mappings, threads: count("task"), free: free_extents(space) }
-    }
-}
-
-/// How many bytes of the extents are free: something much too large is refused, and the refusal says so.
-fn free_extents(space: &Space) -> u64 {
-    match space.queue::<[u64; 8]>("much too large", 1 << 24) {
-        Err(Error::NoExtents { free, .. }) => free,
-        _ => 0,
-    }
-}
 
 impl Nest {
     /// What is in the queue is taken out, by this process; the judge misses it otherwise.

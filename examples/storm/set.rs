@@ -29,7 +29,6 @@ pub const LEASED: u16 = 6;
 pub const FENCE: u16 = 7;
 pub const REENTRANT: u16 = 8;
 pub const GUARDED: u16 = 9;
-pub const EVENT: u16 = 11;
 pub const AUTO_EVENT: u16 = 12;
 pub const BARRIER: u16 = 13;
 pub const QUEUE: u16 = 14;

@@ -31,6 +31,7 @@ use super::Segment;
 use super::extents::Wanted;
 use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
 use super::index::Cell;
+use super::waiters::Target;
 use crate::digest::fnv1a;
 use crate::os::futex;
 use crate::protocol::seat::Seat;
@@ -199,11 +200,11 @@ impl Segment {
             let meta = Meta(entry.meta.load(Relaxed));
             let word = entry.lock.look();
             let has_some = entry.extents.iter().any(|extent| extent.load(Relaxed) != 0);
-            if !has_some || !meta.is_used() || !may_be_given_up(entry, meta, word) {
+            if !has_some || !meta.is_used() || !self.may_be_given_up(index, meta, word) {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
-            let held = match self.is_unused(entry, meta, Deaths::Told) {
+            let held = match self.is_unused(index, meta, Deaths::Told) {
                 true => {
                     any = true;
                     self.wipe(index, held).1
@@ -222,7 +223,7 @@ impl Segment {
         let (meta, word) = (Meta(entry.meta.load(Relaxed)), entry.lock.look());
         let Some(held) = self.hold(index, me, word) else { return false };
         // Whoever takes a name away takes with it what is to be told of the dead.
-        let unused = self.is_unused(entry, meta, Deaths::Forgotten);
+        let unused = self.is_unused(index, meta, Deaths::Forgotten);
         let held = if unused { self.wipe(index, held).1 } else { held };
         let freed = if unused { held.release() } else { held.give_up() };
         if entry.lock.owner.compare_exchange(held.0, freed.0, SeqCst, Relaxed).is_ok() {
@@ -232,10 +233,11 @@ impl Segment {
     }
 
     /// Whether nobody has a part of the lock that the caller holds, so that nobody new can get one.
-    fn is_unused(&self, entry: &Entry, meta: Meta, deaths: Deaths) -> bool {
+    fn is_unused(&self, index: u32, meta: Meta, deaths: Deaths) -> bool {
+        let entry = &self.entries[index as usize];
         // SeqCst: whoever reads counted itself before it looked at the word that the caller is in now.
         let Some(kind) = Kind::from_number(meta.kind()) else { return false };
-        if entry.bell.sleepers.load(SeqCst) != 0 {
+        if self.is_slept_on(index, entry.bell.sleepers.load(SeqCst)) {
             return false;
         }
         match kind {
@@ -246,6 +248,29 @@ impl Segment {
             }),
             _ => true,
         }
+    }
+
+    /// Whether anybody sleeps on the entry, of which so many are `counted`. The count alone does not say so: whoever was killed between counting itself
+    /// and its record stays on it for good, and no name should have to stay for that. Who lives and is between the two finds by the generation
+    /// that its name is gone, as everybody does who had not come as far.
+    fn is_slept_on(&self, index: u32, counted: u32) -> bool {
+        let is_noted = || {
+            self.sleepers().any(|sleeper| match sleeper.target {
+                Target::Lock(place) | Target::Bell(place) => place.entry == index,
+                Target::Names => false,
+            })
+        };
+        // Where there are no records left, there may be sleepers without.
+        counted != 0 && (self.waiting() == self.waiters.len() || is_noted())
+    }
+
+    /// Whether a name can be given to another, as far as can be seen without holding its lock.
+    fn may_be_given_up(&self, index: u32, meta: Meta, word: OwnerWord) -> bool {
+        let entry = &self.entries[index as usize];
+        Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
+            && !word.is_abandoned()
+            && !self.is_slept_on(index, entry.lock.sleepers.load(Relaxed))
+            && !self.is_slept_on(index, entry.bell.sleepers.load(Relaxed))
     }
 
     /// An entry that was never used, or that is not used now, with its lock held.
@@ -280,14 +305,14 @@ impl Segment {
             let has_name = meta.is_used() || meta.is_damaged();
             if has_name {
                 let unused_since = entry.swept.swap(word.epoch(), Relaxed) == word.epoch();
-                if !unused_since || !may_be_given_up(entry, meta, word) {
+                if !unused_since || !self.may_be_given_up(index, meta, word) {
                     continue;
                 }
-            } else if entry.lock.sleepers.load(Relaxed) != 0 {
+            } else if self.is_slept_on(index, entry.lock.sleepers.load(Relaxed)) {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
-            if has_name && !self.is_unused(entry, meta, Deaths::Told) {
+            if has_name && !self.is_unused(index, meta, Deaths::Told) {
                 let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
                 continue;
             }
@@ -382,14 +407,6 @@ fn is_sound(entry: &Entry) -> bool {
         true => fnv1a(&load_text(&entry.name, meta.name_len())) == entry.hash.load(Relaxed),
         false => !meta.is_damaged(),
     }
-}
-
-/// Whether a name can be given to another, as far as can be seen without holding its lock.
-fn may_be_given_up(entry: &Entry, meta: Meta, word: OwnerWord) -> bool {
-    Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
-        && !word.is_abandoned()
-        && entry.lock.sleepers.load(Relaxed) == 0
-        && entry.bell.sleepers.load(Relaxed) == 0
 }
 
 /// Whether nobody ever used the entry.
