@@ -1,14 +1,16 @@
 //! A storm that locks have to come through, for as long as you like: `cargo run --release --example storm -- --for 1h`.
 //!
-//! Worker processes acquire, hold and release everything that this library has, all in one space: mutexes of all forms, with and without data, readers and
-//! writers that become each other, permits, leases that are kept, renewed and lost, several locks at once, condition variables, events, latches, barriers,
-//! queues, elections, fences, names that come and go. Meanwhile they are killed, stopped and continued at random, half the time aiming at whoever holds
-//! something; and they fork, execute other programs, end threads, close descriptors, forget guards, leave and come back, while they hold locks.
+//! Worker processes acquire, hold and release everything that this library has, all in one space: mutexes of all forms, with and without data,
+//! readers and writers that become each other, permits, leases that are kept, renewed and lost, several locks at once, condition variables, events,
+//! latches, barriers, queues, elections, fences, names that come and go. Meanwhile they are killed, stopped and continued at random, mostly aiming at
+//! whoever holds something; and they fork, execute other programs, end threads, close descriptors, forget guards, leave and come back, while they
+//! hold locks.
 //!
-//! Each logs what it acquires and releases, with its token and the time, where that survives it; and after each round of a second or two a judge looks
-//! whether it can have happened: nobody held what somebody else held, tokens grow, each death was told to the next one, once, nothing was taken from the living,
-//! there were never more permits than there are, nothing came out of a queue twice. Then there is a calm, in which everybody has to get everything, and after which
-//! nobody is noted as holding, waiting or being there, and no name, descriptor, mapping or byte of extents is left.
+//! Each logs what it acquires and releases, with its token and the time, where that survives it; and after each round of a second or two a judge
+//! looks whether it can have happened: nobody held what somebody else held, tokens grow, each death was told to the next one, once, nothing was
+//! taken from the living, there were never more permits than there are, nothing came out of a queue twice. Then there is a calm, in which everybody
+//! has to get everything, and after which nobody is noted as holding, waiting or being there, and no name, descriptor, mapping or byte of extents is
+//! left.
 //!
 //! What each worker wants to do, and when who is struck, follows from the seed. When the kernel runs which of them, and so which instruction a kill
 //! hits, does not: a seed repeats the weather, not the accident. What happened stands in the logs, which are kept if something was wrong.

@@ -2,8 +2,11 @@
 //!
 //! For longer: `cargo run --release --example storm -- --for 1h`.
 
+// It brings its own of what it shares with `support`.
+#[allow(clippy::duplicate_mod)]
 #[path = "../examples/storm/mod.rs"]
 mod storm;
+#[allow(clippy::duplicate_mod)]
 mod support;
 
 use std::time::Duration;

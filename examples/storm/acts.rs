@@ -38,6 +38,7 @@ impl Me {
             _ => match self.below(8) {
                 0 => self.thread(),
                 1 => self.leave_and_join(),
+                2 => self.has_nothing(),
                 _ => self.mutex(),
             },
         }
@@ -293,8 +294,11 @@ impl Me {
 
     pub fn all(&mut self) {
         let (set, patience) = (self.set(), self.patience());
-        let mut wanted =
-            vec![(SECOND, Wanted::Lock(&set.second)), (FIRST, Wanted::Lock(&set.first)), (RWLOCK, Wanted::Write(&set.rwlock))];
+        let mut wanted = vec![
+            (SECOND, Wanted::Lock(&set.second)),
+            (FIRST, Wanted::Lock(&set.first)),
+            (RWLOCK, Wanted::Write(&set.rwlock)),
+        ];
         match self.below(4) {
             0 => wanted.swap(0, 1),
             1 => drop(wanted.pop()),
@@ -392,7 +396,8 @@ impl Me {
                 }
             }
             _ => {
-                let acquired = space.semaphore(&name, 2).and_then(|permits| permits.try_acquire_many_owned_for(1, patience));
+                let acquired =
+                    space.semaphore(&name, 2).and_then(|permits| permits.try_acquire_many_owned_for(1, patience));
                 if let Some(guard) = self.got(acquired, patience) {
                     self.hold((Kind::Permits, number), called, guard);
                 }

@@ -74,7 +74,8 @@ impl Findings {
             names.entry(entry.record.name).or_default().push(entry);
             let Record { kind, name, begin, called, told, told_lost, fate, span, .. } = entry.record;
             if matches!(kind, Kind::Alone | Kind::Write | Kind::Read | Kind::Permits | Kind::Behind) {
-                *self.acquired.entry(NAMES.get(usize::from(name)).unwrap_or(&"names that come and go")).or_default() += 1;
+                *self.acquired.entry(NAMES.get(usize::from(name)).unwrap_or(&"names that come and go")).or_default() +=
+                    1;
                 self.longest_wait = self.longest_wait.max(begin.saturating_sub(called));
                 self.takeovers += u64::from(told != 0 && !told_lost);
                 self.leases_taken += u64::from(told_lost);
@@ -281,7 +282,8 @@ impl Findings {
         if let Some(note) = noted.iter().find(|note| !known.contains(&note.record.token)) {
             self.violation(name, "an item was seen that nobody put in", &[note]);
         }
-        let missing = pushed.iter().filter(|push| push.record.fate == Fate::Released && !out.contains_key(&push.record.token));
+        let missing =
+            pushed.iter().filter(|push| push.record.fate == Fate::Released && !out.contains_key(&push.record.token));
         let died = popped.iter().filter(|pop| pop.record.token == 0 && pop.record.fate == Fate::Unknown).count();
         let missing: Vec<&Entry> = missing.copied().collect();
         if missing.len() > died {
@@ -297,7 +299,8 @@ impl Findings {
             if let Some((_, first)) = of_the_same.filter(|(_, first)| first.record.end < pop.record.called) {
                 self.violation(name, "items of one process came out of order", &[first, pop]);
             }
-            let ends_first = of_the_same.is_none_or(|(_, first)| pop.record.end != 0 && pop.record.end < first.record.end);
+            let ends_first =
+                of_the_same.is_none_or(|(_, first)| pop.record.end != 0 && pop.record.end < first.record.end);
             earliest = if ends_first && pop.record.end != 0 { Some((push, pop)) } else { of_the_same };
         }
         self.items += out.len() as u64;

@@ -159,6 +159,11 @@ impl Area {
         &self.words[3]
     }
 
+    /// Whether it got as far as to want something.
+    pub fn has_begun(self) -> bool {
+        self.next().load(Relaxed) > 0 || self.wants().load(Relaxed) > 0
+    }
+
     /// How many forks, programs, threads, closed descriptors, leaves it made: see [`Deed`].
     pub fn deeds(self) -> &'static [AtomicU64] {
         &self.words[HEADER - 8..HEADER]
@@ -215,7 +220,7 @@ impl Area {
     pub fn take(self) -> Vec<Record> {
         let count = (self.next().load(SeqCst) as usize).min(RECORDS);
         let records = &self.words[HEADER..][..count * WORDS];
-        let taken = records.chunks_exact(WORDS).filter_map(|words| Record::read(words)).collect();
+        let taken = records.chunks_exact(WORDS).filter_map(Record::read).collect();
         records.iter().chain(&self.words[..HEADER]).for_each(|word| word.store(0, Relaxed));
         taken
     }

@@ -103,7 +103,8 @@ pub fn run(plan: &Plan, mut is_enough: impl FnMut() -> bool, mut told: impl FnMu
         let first = *footprint.get_or_insert(now);
         // Cells of readers come and stay, as many as there ever were at a time; all else is as it was. What this process remembers is the history.
         let cells = 2 * 4 * 512;
-        if (Footprint { free: first.free, anonymous: first.anonymous, ..now }) != first || now.free + cells < first.free {
+        if (Footprint { free: first.free, anonymous: first.anonymous, ..now }) != first || now.free + cells < first.free
+        {
             nest.violations.push(format!("something grew: {first:?} became {now:?}"));
         }
         if is_over {
@@ -164,15 +165,16 @@ impl std::fmt::Display for Report {
         let millis = |nanos: u64| nanos as f64 / 1e6;
         let acquired: u64 = found.acquired.values().sum();
         writeln!(f, "  time           {:.1?} in {} rounds, longest calm {:.1?}", self.took, self.rounds, self.calm)?;
-        writeln!(
-            f,
-            "  processes      {} started, {} ended by themselves",
-            tally.started, tally.ended_themselves
-        )?;
+        writeln!(f, "  processes      {} started, {} ended by themselves", tally.started, tally.ended_themselves)?;
         writeln!(
             f,
             "  kills          {}: {} alone, {} with their child, {} stopped; {} hit a holder, {} somebody who wanted something",
-            tally.kills(), tally.killed_alone, tally.killed_with_child, tally.killed_stopped, tally.hit_holders, tally.hit_waiters
+            tally.kills(),
+            tally.killed_alone,
+            tally.killed_with_child,
+            tally.killed_stopped,
+            tally.hit_holders,
+            tally.hit_waiters
         )?;
         let deeds: Vec<_> = DEEDS.iter().zip(tally.deeds).map(|(deed, times)| format!("{deed} {times}")).collect();
         writeln!(f, "  other faults   stopped and continued {}, {}", tally.stops, deeds.join(", "))?;

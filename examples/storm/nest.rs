@@ -42,11 +42,21 @@ impl Tally {
 
 enum State {
     Empty,
-    Runs { pid: Pid, stopped: Option<Instant> },
+    Runs {
+        pid: Pid,
+        stopped: Option<Instant>,
+    },
     /// It was killed, when it lived until then at least.
-    Killed { pid: Pid, lived: u64 },
+    Killed {
+        pid: Pid,
+        lived: u64,
+    },
     /// The worker is dead, and its child goes on for a while.
-    Orphaned { group: Pid, until: Instant, lived: u64 },
+    Orphaned {
+        group: Pid,
+        until: Instant,
+        lived: u64,
+    },
 }
 
 struct Place {
@@ -217,6 +227,7 @@ impl Nest {
     /// Keeps what those of a place logged, who are all dead, and empties it.
     fn bury(&mut self, place: usize, lived: u64) {
         let (reaped, count) = (now(), self.places.len());
+        let mut parent_ended = 0;
         for (index, generation) in [(place, 0), (count + place, 1 << 32)] {
             let area = self.logs.area(index);
             let worker = self.places[place].number | generation;
@@ -227,22 +238,30 @@ impl Nest {
                 *all += deed.load(SeqCst);
             }
             let ending = area.ending().load(SeqCst);
-            let lived = if ending == 0 { lived } else { ending };
+            // A child may have died with a parent that ended itself, before that was killed as well.
+            let ended = if ending == 0 { parent_ended } else { ending };
+            parent_ended = ending;
+            let lived = [ended, lived].into_iter().filter(|time| *time != 0).min().unwrap_or(0);
             let taken = area.take();
             self.history.extend(taken.into_iter().map(|record| Entry { record, worker, lived, reaped }));
         }
         self.places[place].state = State::Empty;
     }
 
-    /// Kills or stops somebody, half of the time somebody who has something.
+    /// Kills or stops somebody, mostly somebody who has something.
     pub fn strike(&mut self) {
-        let count = self.places.len() as u64;
-        let mut place = (self.random.draw() % count) as usize;
-        if self.random.draw().is_multiple_of(2) {
-            let has = |index: &usize| self.logs.area(*index).has().load(SeqCst) > 0;
-            let aimed = (0..count).map(|step| ((place as u64 + step) % count) as usize).find(has);
-            place = aimed.unwrap_or(place);
-        }
+        let (count, logs) = (self.places.len(), self.logs);
+        let start = self.random.draw() as usize % count;
+        let first = |is_wanted: &dyn Fn(usize) -> bool| {
+            (start..start + count).map(|place| place % count).find(|place| is_wanted(*place))
+        };
+        // Who has not come as far as to use anything is hit now and then.
+        let begun = match self.random.draw() % 16 {
+            0 => Some(start),
+            1..9 => first(&|place| logs.area(place).has().load(SeqCst) > 0),
+            _ => None,
+        };
+        let Some(place) = begun.or_else(|| first(&|place| logs.area(place).has_begun())) else { return };
         let State::Runs { pid, stopped } = self.places[place].state else { return };
         let how = self.random.draw() % 16;
         if how < 2 && stopped.is_none() {

@@ -16,8 +16,27 @@ pub type Row = [u64; 8];
 
 /// The names that are always there, by number.
 pub const NAMES: [&str; 21] = [
-    "mutex", "beside", "row", "rwlock", "table", "semaphore", "leased", "fence", "reentrant", "guarded", "changed",
-    "event", "auto-event", "barrier", "queue", "election", "first", "second", "once-0", "once-1", "latch",
+    "mutex",
+    "beside",
+    "row",
+    "rwlock",
+    "table",
+    "semaphore",
+    "leased",
+    "fence",
+    "reentrant",
+    "guarded",
+    "changed",
+    "event",
+    "auto-event",
+    "barrier",
+    "queue",
+    "election",
+    "first",
+    "second",
+    "once-0",
+    "once-1",
+    "latch",
 ];
 pub const MUTEX: u16 = 0;
 pub const BESIDE: u16 = 1;

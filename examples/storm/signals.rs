@@ -262,6 +262,7 @@ impl Me {
         if self.start.place < 2 {
             self.take_turns();
         }
+        self.has_nothing();
         let set = self.set();
         let waited = set.event.set().and_then(|()| set.event.wait_for(super::worker::BOUND));
         if let Err(error) = waited {

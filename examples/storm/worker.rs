@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use hostlock::{Abandoned, Error, Result, Space};
+use hostlock::{Abandoned, Error, Holder, Result, Space};
 
 use super::chance::{Random, now, work};
 use super::guard::Guard;
@@ -136,6 +136,19 @@ impl Me {
             Ok(got) => Some(got),
             Err(Error::TimedOut { .. } | Error::WouldBlock { .. }) if patience < BOUND => None,
             Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    /// Whoever let go of everything has nothing, also as others see it. (What it had by a lease may be lost, and nobody's yet.)
+    pub fn has_nothing(&self) {
+        match Space::builder("storm").root(&self.start.root).inspect() {
+            Ok(seen) => {
+                let is_mine = |holder: &Holder| holder.pid == std::process::id() && holder.lease.is_none();
+                if let Some(lock) = seen.locks.iter().find(|lock| lock.holders.iter().any(is_mine)) {
+                    self.fail(&format!("{}: it was released, and is held still: {:?}", lock.name, lock.holders));
+                }
+            }
+            Err(error) => self.fail(&format!("cannot look: {error}")),
         }
     }
 

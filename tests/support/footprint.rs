@@ -20,7 +20,9 @@ impl Footprint {
     pub fn of(space: &Space) -> Self {
         let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).map_or(0, Iterator::count);
         let read = |what: &str| std::fs::read_to_string(format!("/proc/self/{what}")).unwrap_or_default();
-        let anonymous = read("status").lines().find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok());
+        let anonymous = read("status")
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok());
         Self {
             // One of them is that of the look itself, each time.
             descriptors: count("fd"),
