@@ -30,7 +30,37 @@ fn role() {
         ("counter", counter),
         ("crosser", crosser),
         ("somebody", somebody),
+        ("frugal", frugal),
     ]);
+}
+
+/// Uses more names than it may have files open, with and without handles that stay.
+fn frugal(arguments: &[String]) {
+    let limit = libc::rlimit { rlim_cur: 256, rlim_max: 256 };
+    // SAFETY: the limit outlives the call, which copies it.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    let space = space(&arguments[0]);
+    let mut kept = Vec::new();
+    for n in 0..600 {
+        let mutex = space.mutex(&format!("name {n}")).unwrap();
+        mutex.lock().unwrap().unlock().unwrap();
+        if arguments[1] == "stay" {
+            kept.push(mutex);
+        }
+    }
+    // Those that are kept for later are used, and those that are not work as well.
+    for mutex in &kept {
+        mutex.try_lock().unwrap().unlock().unwrap();
+    }
+    say(format!("{} names", if kept.is_empty() { 600 } else { kept.len() }));
+}
+
+#[test]
+fn more_names_than_files_may_be_open_are_served() {
+    for handles in ["go", "stay"] {
+        let root = root();
+        start("frugal", &[root.path().to_str().unwrap(), handles]).expect("600 names");
+    }
 }
 
 fn space(root: impl AsRef<Path>) -> Space {

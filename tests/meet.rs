@@ -23,6 +23,7 @@ fn role() {
         ("party", party),
         ("member", member),
         ("holder", holder),
+        ("user", user),
     ]);
 }
 
@@ -53,6 +54,16 @@ fn setter(arguments: &[String]) {
         other => panic!("{other}?"),
     }
     say("so");
+    hear();
+}
+
+/// Has a part of a latch, a mutex and a permit.
+fn user(arguments: &[String]) {
+    let space = open(arguments);
+    let _party = space.latch("latch", 1).unwrap().party().unwrap();
+    let _guard = space.mutex("mutex").unwrap().lock_owned().unwrap();
+    let _permit = space.semaphore("permits", 2).unwrap().acquire_owned().unwrap();
+    say("here");
     hear();
 }
 
@@ -513,4 +524,32 @@ fn a_name_is_taken_away_when_nobody_uses_it() {
     drop(guard);
     space.remove("mutex").unwrap();
     assert!(mutex.lock().unwrap().token() > token, "tokens go on growing");
+}
+
+#[test]
+fn the_dead_use_no_name_and_what_was_to_be_told_of_them_goes_with_it() {
+    let root = root();
+    let space = space(&root);
+    let take_all_away = || {
+        for name in ["latch", "mutex", "permits"] {
+            space.remove(name).unwrap();
+        }
+        assert_eq!(space.usage().locks, 0);
+        assert_eq!(space.latch("latch", 1).unwrap().remaining().unwrap(), 1);
+        assert!(space.mutex("mutex").unwrap().lock().unwrap().abandoned().is_none());
+        assert!(space.semaphore("permits", 2).unwrap().try_acquire_many(2).unwrap().abandoned().is_none());
+    };
+    for is_found_out in [false, true] {
+        let mut user = start("user", &[root.path().to_str().unwrap()]);
+        user.expect("here");
+        for name in ["latch", "mutex", "permits"] {
+            assert!(matches!(space.remove(name), Err(Error::InUse { .. })), "somebody alive uses {name}");
+        }
+        user.kill();
+        // With the process still noted as their owner, and with nothing but the marks left of it.
+        if is_found_out {
+            assert_eq!(space.recover_dead().unwrap(), 1);
+        }
+        take_all_away();
+    }
 }

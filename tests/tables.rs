@@ -459,6 +459,32 @@ fn held_names_are_never_given_up_and_all_held_is_an_error() {
     guards.into_iter().for_each(|guard| guard.unlock().unwrap());
 }
 
+/// Somebody was killed after it had counted itself among the sleepers, and before it had its record.
+#[test]
+fn a_sleeper_that_was_killed_before_it_was_noted_keeps_no_name() {
+    let root = root();
+    let space = open(&root, 2, 8).unwrap();
+    let raw = Raw::open(space.path());
+    let (sleepers, of_the_bell) = (16, 48 + 4);
+    drop(space.mutex("mutex").unwrap().lock().unwrap());
+    space.condvar("condvar").unwrap();
+    raw.put_u32(raw.entry("mutex").unwrap().at + sleepers, 1);
+    raw.put_u32(raw.entry("condvar").unwrap().at + of_the_bell, 1);
+    // They go when their room is needed, from all eight entries again and again, and when they are taken away.
+    for name in ["condvar", "mutex"] {
+        space.remove(name).unwrap();
+    }
+    for round in 0..5 {
+        let all: Vec<_> = (0..8).map(|n| space.mutex(&format!("{round} {n}")).unwrap().lock_owned().unwrap()).collect();
+        assert_eq!(raw.names().len(), 8);
+        drop(all);
+        for entry in raw.entries() {
+            raw.put_u32(entry.at + sleepers, 1);
+            raw.put_u32(entry.at + of_the_bell, 1);
+        }
+    }
+}
+
 #[test]
 fn an_abandoned_name_is_kept_until_somebody_was_told() {
     let root = root();

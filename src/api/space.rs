@@ -260,11 +260,11 @@ impl Space {
         Ok(Condvar::new(SharedCondvar::new(self.backend.segment("condition variable")?, name)?))
     }
 
-    /// Takes a name away that nobody uses, with its state, its data and its room in the extents. Whoever uses a handle of it later makes
-    /// it anew, as it is at first. What has no state need not be taken away: it goes by itself when the room is needed.
+    /// Takes a name away that nobody alive uses, with its state, its data, its room in the extents, and what was to be told of the dead. Whoever uses a
+    /// handle of it later makes it anew, as it is at first. What has no state need not be taken away: it goes by itself when the room is needed.
     ///
     /// # Errors
-    /// [`Error::NoSuchName`]; [`Error::InUse`] if somebody has a part of it or waits for it; otherwise as [`mutex`](Self::mutex).
+    /// [`Error::NoSuchName`]; [`Error::InUse`] if somebody alive has a part of it or waits for it; otherwise as [`mutex`](Self::mutex).
     ///
     /// ```
     /// # let root = tempfile::tempdir()?;

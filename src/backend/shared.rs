@@ -325,12 +325,19 @@ impl SharedSpace {
 
     /// Takes a name away, if nobody uses it.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        let removed = self.under_names(|slot| {
-            let Some(known) = self.segment.find_for_sure(name)? else {
-                return Err(Error::NoSuchName { name: name.into(), path: self.segment.space().into() });
-            };
-            Ok(self.segment.unregister(known.place.entry, slot).then_some(()).ok_or(known.place))
-        })?;
+        let remove = || {
+            self.under_names(|slot| {
+                let Some(known) = self.segment.find_for_sure(name)? else {
+                    return Err(Error::NoSuchName { name: name.into(), path: self.segment.space().into() });
+                };
+                Ok(self.segment.unregister(known.place.entry, slot).then_some(()).ok_or(known.place))
+            })
+        };
+        let removed = match remove()? {
+            // The dead use nothing.
+            Err(_) if self.recover_dead(None)? > 0 => remove()?,
+            removed => removed,
+        };
         removed.map_err(|place| {
             let entry = &self.segment.entries[place.entry as usize];
             let holder = self.holder_of(&entry.lock, Some(&entry.since)).map(Box::new);

@@ -13,8 +13,8 @@
 //!    own lock. So whoever holds a lock whose generation is right holds the lock of that name.
 //! 2. The epoch an entry is given up with is at most the space's floor, and an entry gets a new name with an epoch of at least the
 //!    floor: a name's tokens grow, wherever it lives.
-//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up, and whose kind keeps nothing for later; and only
-//!    while whoever gives it up holds its lock and found nobody who has a part of it.
+//! 3. Only an entry whose lock is free, not abandoned, and without sleepers is given up, and whose kind keeps nothing for later (unless
+//!    somebody takes the name away in so many words); and only while whoever gives it up holds its lock and found nobody who has a part of it.
 //!
 //! Damage: a name that is not found is given an entry, so whoever missed one because of a flipped bit would hand out a second lock of
 //! that name. Therefore cells, meta words and names can be told from damaged ones, and a search under the names' lock that comes by
@@ -31,6 +31,7 @@ use super::Segment;
 use super::extents::Wanted;
 use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
 use super::index::Cell;
+use super::waiters::Target;
 use crate::digest::fnv1a;
 use crate::os::futex;
 use crate::protocol::seat::Seat;
@@ -43,6 +44,15 @@ pub(crate) struct Known {
     pub(crate) place: Place,
     /// The kind's number, which a newer version may have given.
     pub(crate) kind: u8,
+}
+
+/// What becomes of deaths that are still to be told when a name goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deaths {
+    /// The name stays until they are.
+    Told,
+    /// Nobody is told of them any more.
+    Forgotten,
 }
 
 /// Whether `name` can be the name of a lock.
@@ -190,11 +200,11 @@ impl Segment {
             let meta = Meta(entry.meta.load(Relaxed));
             let word = entry.lock.look();
             let has_some = entry.extents.iter().any(|extent| extent.load(Relaxed) != 0);
-            if !has_some || !meta.is_used() || !may_be_given_up(entry, meta, word) {
+            if !has_some || !meta.is_used() || !self.may_be_given_up(index, meta, word) {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
-            let held = match self.is_unused(entry, meta) {
+            let held = match self.is_unused(index, meta, Deaths::Told) {
                 true => {
                     any = true;
                     self.wipe(index, held).1
@@ -212,7 +222,8 @@ impl Segment {
         let entry = &self.entries[index as usize];
         let (meta, word) = (Meta(entry.meta.load(Relaxed)), entry.lock.look());
         let Some(held) = self.hold(index, me, word) else { return false };
-        let unused = self.is_unused(entry, meta);
+        // Whoever takes a name away takes with it what is to be told of the dead.
+        let unused = self.is_unused(index, meta, Deaths::Forgotten);
         let held = if unused { self.wipe(index, held).1 } else { held };
         let freed = if unused { held.release() } else { held.give_up() };
         if entry.lock.owner.compare_exchange(held.0, freed.0, SeqCst, Relaxed).is_ok() {
@@ -222,19 +233,44 @@ impl Segment {
     }
 
     /// Whether nobody has a part of the lock that the caller holds, so that nobody new can get one.
-    fn is_unused(&self, entry: &Entry, meta: Meta) -> bool {
+    fn is_unused(&self, index: u32, meta: Meta, deaths: Deaths) -> bool {
+        let entry = &self.entries[index as usize];
         // SeqCst: whoever reads counted itself before it looked at the word that the caller is in now.
         let Some(kind) = Kind::from_number(meta.kind()) else { return false };
-        if entry.bell.sleepers.load(SeqCst) != 0 {
+        if self.is_slept_on(index, entry.bell.sleepers.load(SeqCst)) {
             return false;
         }
         match kind {
             Kind::RwLock | Kind::RwLockData => self.all_cells(entry, |cell| cell.look().is_idle()),
-            Kind::Semaphore | Kind::Barrier | Kind::Latch => self
-                .seats_of(entry)
-                .is_ok_and(|seats| seats.iter().map(Seat::look).all(|word| word.is_free() && !word.is_abandoned())),
+            Kind::Semaphore | Kind::Barrier | Kind::Latch => self.seats_of(entry).is_ok_and(|seats| {
+                let told = |word: OwnerWord| word.is_abandoned() && deaths == Deaths::Told;
+                seats.iter().map(Seat::look).all(|word| word.is_free() && !told(word))
+            }),
             _ => true,
         }
+    }
+
+    /// Whether anybody sleeps on the entry, of which so many are `counted`. The count alone does not say so: whoever was killed between counting itself
+    /// and its record stays on it for good, and no name should have to stay for that. Who lives and is between the two finds by the generation
+    /// that its name is gone, as everybody does who had not come as far.
+    fn is_slept_on(&self, index: u32, counted: u32) -> bool {
+        let is_noted = || {
+            self.sleepers().any(|sleeper| match sleeper.target {
+                Target::Lock(place) | Target::Bell(place) => place.entry == index,
+                Target::Names => false,
+            })
+        };
+        // Where there are no records left, there may be sleepers without.
+        counted != 0 && (self.waiting() == self.waiters.len() || is_noted())
+    }
+
+    /// Whether a name can be given to another, as far as can be seen without holding its lock.
+    fn may_be_given_up(&self, index: u32, meta: Meta, word: OwnerWord) -> bool {
+        let entry = &self.entries[index as usize];
+        Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
+            && !word.is_abandoned()
+            && !self.is_slept_on(index, entry.lock.sleepers.load(Relaxed))
+            && !self.is_slept_on(index, entry.bell.sleepers.load(Relaxed))
     }
 
     /// An entry that was never used, or that is not used now, with its lock held.
@@ -269,14 +305,14 @@ impl Segment {
             let has_name = meta.is_used() || meta.is_damaged();
             if has_name {
                 let unused_since = entry.swept.swap(word.epoch(), Relaxed) == word.epoch();
-                if !unused_since || !may_be_given_up(entry, meta, word) {
+                if !unused_since || !self.may_be_given_up(index, meta, word) {
                     continue;
                 }
-            } else if entry.lock.sleepers.load(Relaxed) != 0 {
+            } else if self.is_slept_on(index, entry.lock.sleepers.load(Relaxed)) {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
-            if has_name && !self.is_unused(entry, meta) {
+            if has_name && !self.is_unused(index, meta, Deaths::Told) {
                 let _ = entry.lock.release(held, |word| futex::wake(word, 1) > 0);
                 continue;
             }
@@ -371,14 +407,6 @@ fn is_sound(entry: &Entry) -> bool {
         true => fnv1a(&load_text(&entry.name, meta.name_len())) == entry.hash.load(Relaxed),
         false => !meta.is_damaged(),
     }
-}
-
-/// Whether a name can be given to another, as far as can be seen without holding its lock.
-fn may_be_given_up(entry: &Entry, meta: Meta, word: OwnerWord) -> bool {
-    Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
-        && !word.is_abandoned()
-        && entry.lock.sleepers.load(Relaxed) == 0
-        && entry.bell.sleepers.load(Relaxed) == 0
 }
 
 /// Whether nobody ever used the entry.

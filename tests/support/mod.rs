@@ -7,6 +7,7 @@
 pub mod chance;
 pub mod clock;
 pub mod filter;
+pub mod footprint;
 pub mod raw;
 #[cfg(feature = "cli")]
 pub mod tool;

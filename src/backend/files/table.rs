@@ -1,6 +1,8 @@
 //! What this process has open: the lock files that it holds, and those that it keeps for later.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use super::index::Place;
@@ -13,6 +15,10 @@ use crate::protocol::claim::Claim;
 
 /// How many descriptions of one name's lock files are kept open for later.
 const IDLE: usize = 16;
+/// And how many of all names together: whatever this process else wants to open should be possible.
+const IDLE_OF_ALL: usize = 128;
+/// How many names there may be of which some are kept, and no handle is left.
+const NAMES: usize = 32;
 
 /// An open lock file.
 #[derive(Debug)]
@@ -28,17 +34,30 @@ pub(crate) struct Opened {
 ///
 /// Its lock is only tried, so that a child whose parent was forked in the middle just opens its own.
 #[derive(Clone, Debug, Default)]
+pub(crate) struct Idle(Arc<Mutex<Stock>>);
+
+/// How many are idle, of all names.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Debug, Default)]
 #[allow(clippy::vec_box)] // They go in and out as they are.
-pub(crate) struct Idle(Arc<Mutex<Vec<Box<Opened>>>>);
+struct Stock(Vec<Box<Opened>>);
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0.len(), Relaxed);
+    }
+}
 
 impl Idle {
     /// One of that lock file.
     #[inline]
     pub(super) fn take(&self, place: Place) -> Option<Box<Opened>> {
         let mut all = self.0.try_lock().ok()?;
-        let at = all.iter().rposition(|opened| opened.place == place)?;
-        let opened = all.swap_remove(at);
+        let at = all.0.iter().rposition(|opened| opened.place == place)?;
+        let opened = all.0.swap_remove(at);
         drop(all);
+        KEPT.fetch_sub(1, Relaxed);
         // A forked child has those of its parent.
         opened.file.is_of_this_process().then_some(opened)
     }
@@ -46,12 +65,18 @@ impl Idle {
     #[inline]
     pub(super) fn put(&self, opened: Box<Opened>) {
         let surplus = match self.0.try_lock() {
-            Ok(mut all) => {
-                let oldest = (all.len() >= IDLE).then(|| all.remove(0));
-                all.push(opened);
-                oldest
+            Ok(mut all) if all.0.len() >= IDLE => {
+                let oldest = all.0.remove(0);
+                all.0.push(opened);
+                Some(oldest)
             }
-            Err(_) => Some(opened),
+            // Relaxed: it is a number, and a few more or less do no harm.
+            Ok(mut all) if KEPT.load(Relaxed) < IDLE_OF_ALL => {
+                KEPT.fetch_add(1, Relaxed);
+                all.0.push(opened);
+                None
+            }
+            _ => Some(opened),
         };
         // Closed without the lock.
         drop(surplus);
@@ -130,7 +155,17 @@ pub(super) fn for_each_held(space: FileId, mut act: impl FnMut(&Opened)) {
 
 /// The descriptions that are kept for that name.
 pub(super) fn idle_of(space: FileId, entry: u32) -> Idle {
-    with_table(|table| table.idle.entry((space, entry)).or_default().clone())
+    let (idle, surplus) = with_table(|table| {
+        let is_new = !table.idle.contains_key(&(space, entry));
+        let surplus: Vec<_> = match is_new && table.idle.len() >= NAMES {
+            true => table.idle.extract_if(|_, idle| Arc::strong_count(&idle.0) == 1).collect(),
+            false => Vec::new(),
+        };
+        (table.idle.entry((space, entry)).or_default().clone(), surplus)
+    });
+    // Closed without the lock.
+    drop(surplus);
+    idle
 }
 
 /// Closes all that is kept for that space.
