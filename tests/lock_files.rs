@@ -972,3 +972,20 @@ fn a_stopped_changer_is_waited_for_and_a_dead_one_is_not() {
     });
     wait_until("it is there", || space.look_up("new").unwrap().is_some());
 }
+
+#[test]
+fn a_name_without_a_token_left_is_an_error_and_does_not_begin_anew() {
+    let root = root();
+    let space = space(root.path());
+    let (mutex, semaphore) = (space.mutex("mutex").unwrap(), space.semaphore("semaphore", 2).unwrap());
+    let file = File::options().write(true).open(root.path().join("test/files")).unwrap();
+    // The last tokens of the first two entries: see `src/docs/lock_files.md`.
+    for entry in 0..2 {
+        file.write_all_at(&u64::MAX.to_ne_bytes(), (16 + entry * 48 + 2) * 8).unwrap();
+    }
+    for _ in 0..3 {
+        for error in [mutex.try_lock().err(), semaphore.try_acquire().err()] {
+            assert!(matches!(error, Some(Error::Damaged { .. })), "{error:?}");
+        }
+    }
+}

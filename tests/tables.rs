@@ -431,6 +431,30 @@ fn two_handles_of_a_name_are_one_lock_however_often_it_moved() {
 }
 
 #[test]
+fn a_name_that_moved_is_not_waited_for_where_it_was() {
+    let root = root();
+    let space = open(&root, 2, 2).unwrap();
+    let raw = Raw::open(space.path());
+    let moved = space.mutex("moved").unwrap();
+    let place = raw.entry("moved").unwrap().at;
+    let _spare = space.mutex("spare").unwrap();
+    // It has the place now, and holds it for longer than anybody waits.
+    let other = space.mutex("other").unwrap().lock_owned().unwrap();
+    assert_eq!((raw.entry("moved"), raw.entry("other").unwrap().at), (None, place));
+    for way in ["at once", "waiting", "owned"] {
+        // Each remembers where it was.
+        let handle = moved.clone();
+        let token = match way {
+            "at once" => handle.try_lock().map(|guard| guard.token()),
+            "waiting" => handle.try_lock_for(Duration::from_secs(5)).map(|guard| guard.token()),
+            _ => handle.try_lock_owned().map(|guard| guard.token()),
+        };
+        token.unwrap_or_else(|error| panic!("{way}: another name's lock is held, and not this one: {error}"));
+    }
+    assert!(other.is_held());
+}
+
+#[test]
 fn held_names_are_never_given_up_and_all_held_is_an_error() {
     let root = root();
     let space = open(&root, 2, 8).unwrap();

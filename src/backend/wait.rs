@@ -19,7 +19,7 @@ use crate::os::liveness::Life;
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::word::{OwnerWord, Slot};
 use crate::protocol::{Host, Verdict, lease, semaphore};
-use crate::segment::format::Entry;
+use crate::segment::format::{Entry, Meta};
 use crate::segment::waiters::{Enlisted, Target};
 
 /// The first sleep of a wait is short: the owner may have died just after it was judged.
@@ -134,6 +134,8 @@ pub(super) enum Refusal {
     Deadlock(Box<[Waits]>),
     Removed,
     Overwritten,
+    /// What it waits for is the lock of another name by now: nobody was counted there when its name was given up.
+    Moved,
 }
 
 /// See [`Host::give_way`].
@@ -215,6 +217,12 @@ impl<'a> Wait<'a> {
         self.dead.get()
     }
 
+    fn is_of_another_name(&self) -> bool {
+        let Target::Lock(place) = self.target else { return false };
+        // Relaxed: whoever finds it late looks again after the next sleep.
+        self.entry.is_some_and(|entry| Meta(entry.meta.load(Relaxed)).generation() != place.generation)
+    }
+
     fn since(&self) -> Option<&'a AtomicU64> {
         self.entry.map(|entry| &entry.since)
     }
@@ -242,6 +250,12 @@ impl Wait<'_> {
                 Error::damaged(&space.segment.path, format!("lock \"{name}\" is {word:?}, whom nobody knows"))
             }
             Failure::Exhausted => Error::TokensExhausted { name: name.clone(), path: space.segment.space().into() },
+            // Whoever waits for a name looks it up again.
+            Failure::Refused(Refusal::Moved) => Error::TimedOut {
+                name: name.clone(),
+                holder: None,
+                waited: Monotonic::now().since(self.waiting.started),
+            },
             Failure::Refused(Refusal::TimedOut) => Error::TimedOut {
                 name: name.clone(),
                 holder: space.holder_of(self.words, self.since()).map(Box::new),
@@ -350,6 +364,11 @@ impl Host for Wait<'_> {
     fn may_sleep(&self) -> std::result::Result<(), Refusal> {
         if self.space.segment.is_overwritten() {
             return Err(Refusal::Overwritten);
+        }
+        // Before the deadline: how long somebody has another name's lock is none of our business. Until we are counted the name can be
+        // given up; if it is after this look, the next one finds it.
+        if self.is_of_another_name() {
+            return Err(Refusal::Moved);
         }
         if self.waiting.deadline.has_passed(Monotonic::now()) {
             return Err(Refusal::TimedOut);

@@ -346,7 +346,14 @@ impl Index {
     /// The next token of a name. Where the words are not mapped, only for whoever holds the name's lock.
     #[inline]
     pub(crate) fn draw(&self, entry: u32) -> Result<u64> {
-        self.words.add(Self::word(entry, at::TOKEN), 1).map(|last| last + 1).map_err(|e| self.failed(e))
+        match self.words.add(Self::word(entry, at::TOKEN), 1).map_err(|e| self.failed(e))?.checked_add(1) {
+            Some(token) => Ok(token),
+            // No clock gets there. And nobody after us begins anew.
+            None => {
+                self.put(entry, at::TOKEN, u64::MAX)?;
+                Err(Error::damaged(&self.path, format!("entry {entry} has no token left")))
+            }
+        }
     }
 
     pub(crate) fn last_token(&self, entry: u32) -> Result<u64> {
