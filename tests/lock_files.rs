@@ -28,6 +28,7 @@ fn role() {
         ("forker", forker),
         ("filtered", filtered),
         ("counter", counter),
+        ("taker", taker),
         ("crosser", crosser),
         ("somebody", somebody),
     ]);
@@ -771,6 +772,31 @@ fn counter(arguments: &[String]) {
         permit.unlock().unwrap();
     }
     say(tokens.join(" "));
+    hear();
+}
+
+/// Whoever collects several keeps out nobody who takes one, and who takes one does not wait for it: each would wait for the other.
+#[test]
+fn without_mappings_one_permit_and_several_are_had_beside_each_other() {
+    or_skip!(filter::is_possible());
+    let root = root();
+    let path = root.path().to_str().unwrap();
+    let takers: Vec<_> = ["1", "1", "2"].map(|permits| start("taker", &[path, permits])).into();
+    for taker in takers {
+        taker.expect("content");
+    }
+}
+
+fn taker(arguments: &[String]) {
+    filter::refuse_shared_mappings(Errno::EPERM).unwrap();
+    let space = Space::builder("test").root(&arguments[0]).open().unwrap();
+    let semaphore = space.semaphore("s", 2).unwrap();
+    for _ in 0..300 {
+        let permit = semaphore.acquire_many(arguments[1].parse().unwrap()).unwrap();
+        std::thread::yield_now();
+        permit.unlock().unwrap();
+    }
+    say("content");
     hear();
 }
 

@@ -11,8 +11,8 @@
 //!
 //! Invariants:
 //!
-//! 1. Entries change under an exclusive `flock` of this file, except for what follows, and for tokens, which only grow, and are drawn under the
-//!    name's own lock where the words are not mapped.
+//! 1. Entries change under an exclusive `flock` of this file, except for what follows, and for tokens, which only grow, and which where the words are
+//!    not mapped are drawn under the name's own lock, or if several may hold the name (a semaphore) under that `flock`.
 //! 2. An entry says which inode its lock file has, and the how many-th it is. Whoever locked another one does not hold the lock: it looks *after* it
 //!    locked. Whoever holds it alone has a claim as well, which is the same for all files of a name: see [`claim`](crate::protocol::claim).
 //! 3. Readers have no claim. A read-write lock whose file was replaced has the inode before noted, and no writer gets in until it is proven
@@ -343,7 +343,7 @@ impl Index {
         }
     }
 
-    /// The next token of a name. Where the words are not mapped, only for whoever holds the name's lock.
+    /// The next token of a name. Where the words are not mapped, only for whoever keeps all others out who might.
     #[inline]
     pub(crate) fn draw(&self, entry: u32) -> Result<u64> {
         self.words.add(Self::word(entry, at::TOKEN), 1).map(|last| last + 1).map_err(|e| self.failed(e))
