@@ -901,6 +901,42 @@ fn users_of_a_group_share_a_space_in_a_sticky_directory() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Words of the space's file that cannot be.
+
+/// The first entry's word, changed.
+fn put_word(root: &Path, word: u64, value: u64) {
+    let file = File::options().write(true).open(root.join("test/files")).unwrap();
+    file.write_all_at(&value.to_ne_bytes(), (16 + word) * 8).unwrap();
+}
+
+#[test]
+fn a_token_that_was_nobodys_is_damage_and_not_the_last_one() {
+    let root = root();
+    let space = space(root.path());
+    let mutex = space.mutex("a").unwrap();
+    let first = mutex.lock().unwrap().token();
+    for last in [u64::MAX, u64::MAX - 1, u64::MAX >> 2, 0, 1 << 60] {
+        put_word(root.path(), 2, last);
+        let error = mutex.try_lock().unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{last}: {error}");
+        // Nor does the lock stay held, or the next one get a token that is smaller than all.
+        assert!(matches!(mutex.try_lock(), Err(Error::Damaged { .. })), "{last}");
+    }
+    put_word(root.path(), 2, first);
+    assert_eq!(mutex.try_lock().unwrap().token(), first + 1);
+}
+
+/// As one that another time namespace's clock noted, or a flipped bit.
+#[test]
+fn a_writer_of_the_future_keeps_no_reader_back() {
+    let root = root();
+    let space = space(root.path());
+    let lock = space.rwlock("a").unwrap();
+    put_word(root.path(), 6, 1 << 60);
+    drop(lock.try_read().unwrap());
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Moving.
 
 #[test]

@@ -346,7 +346,12 @@ impl Index {
     /// The next token of a name. Where the words are not mapped, only for whoever keeps all others out who might.
     #[inline]
     pub(crate) fn draw(&self, entry: u32) -> Result<u64> {
-        self.words.add(Self::word(entry, at::TOKEN), 1).map(|last| last + 1).map_err(|e| self.failed(e))
+        let last = self.words.add(Self::word(entry, at::TOKEN), 1).map_err(|e| self.failed(e))?;
+        // It began there, and is noted beside two bits.
+        match (self.token_base..u64::MAX >> 2).contains(&last) {
+            true => Ok(last + 1),
+            false => Err(Error::damaged(&self.path, format!("token {last} was nobody's"))),
+        }
     }
 
     pub(crate) fn last_token(&self, entry: u32) -> Result<u64> {
