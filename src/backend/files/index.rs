@@ -336,7 +336,7 @@ impl Index {
     /// The entry of one permit of a semaphore.
     pub(crate) fn part(&self, semaphore: &Named, part: u32) -> Result<Place> {
         let entry = semaphore.first.saturating_add(part);
-        let meta = self.get(entry, at::META)?;
+        let meta = if entry < self.capacity { self.get(entry, at::META)? } else { 0 };
         match meta as u8 {
             PERMIT => Ok(Place { entry, generation: (meta >> 32) as u32 }),
             _ => Err(Error::damaged(&self.path, format!("\"{}\" has lost its permits", semaphore.name))),
