@@ -6,7 +6,9 @@
 
 pub mod chance;
 pub mod clock;
+pub mod elsewhere;
 pub mod filter;
+pub mod parts;
 pub mod raw;
 #[cfg(feature = "cli")]
 pub mod tool;
