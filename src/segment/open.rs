@@ -302,22 +302,13 @@ impl Options {
             };
             let waited = Monotonic::now().since(begin);
             match obstacle {
-                Obstacle::Users if waited > MISSING => {
-                    return Err(match strangers_may_lock(&directory) {
-                        true => unusable(
-                            &space,
-                            format!("a process has it locked, and no space is in it; {LOCKED_BY_STRANGERS}"),
-                        ),
-                        false => Error::Removed { path: space },
-                    });
+                Obstacle::Users if waited > MISSING && strangers_may_lock(&directory) => {
+                    return Err(unusable(&space, LOCKED_BY_STRANGERS));
                 }
+                Obstacle::Users if waited > MISSING => return Err(Error::Removed { path: space }),
                 Obstacle::Creator if waited > PATIENCE => {
-                    let locked = "another process has its directory locked and does not go on";
-                    let why = match strangers_may_lock(&directory) {
-                        true => LOCKED_BY_STRANGERS,
-                        false => "it may be stopped in the middle of creating the space",
-                    };
-                    return Err(unusable(&space, format!("{locked}; {why}")));
+                    let why = if strangers_may_lock(&directory) { LOCKED_BY_STRANGERS } else { LOCKED };
+                    return Err(unusable(&space, why));
                 }
                 _ => {}
             }
@@ -443,8 +434,9 @@ fn no_room(space: &Path, look_at: &Path, needed: u64) -> Error {
     Error::NoRoom { path: space.into(), needed, available }
 }
 
-/// What those can do who may only read a directory that somebody made by hand.
-const LOCKED_BY_STRANGERS: &str = "others may read it, and so lock it; take their rights away (chmod o-rwx)";
+const LOCKED: &str = "another process has its directory locked and does not go on; it may be stopped in the middle of creating the space";
+const LOCKED_BY_STRANGERS: &str =
+    "a process has its directory locked and does not go on; others may read it, and so lock it: chmod o-rwx";
 
 fn strangers_may_lock(directory: &File) -> bool {
     directory.metadata().is_ok_and(|meta| meta.mode() & 0o004 != 0)
