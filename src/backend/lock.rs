@@ -308,7 +308,7 @@ impl SharedLock {
                 self.guess.store(freed.0, Relaxed);
                 true
             }
-            Err(_) if acquisition.word.is_leased() => false,
+            Err(_) if acquisition.word.is_leased() => self.release_refused_leased(entry, acquisition.word),
             Err(_) => self.release_refused(entry, acquisition.word.release()),
         }
     }
@@ -319,8 +319,11 @@ impl SharedLock {
             return false;
         }
         let entry = self.entry(acquisition.entry);
-        let released = entry.lock.release_fair(acquisition.word, wake_one);
-        released.is_ok() || self.release_refused(entry, acquisition.word.release())
+        match entry.lock.release_fair(acquisition.word, wake_one) {
+            Ok(_) => true,
+            Err(_) if acquisition.word.is_leased() => self.release_refused_leased(entry, acquisition.word),
+            Err(_) => self.release_refused(entry, acquisition.word.release()),
+        }
     }
 
     /// Gives an acquisition a lease, which ends at `when` for others; what is held then. `None`: it was not held any more.
@@ -351,6 +354,14 @@ impl SharedLock {
         false
     }
 
+    #[cold]
+    fn release_refused_leased(&self, entry: &Entry, mine: OwnerWord) -> bool {
+        if !self.space.was_inherited() {
+            entry.lock.undo_flip_leased(mine, wake_one);
+        }
+        false
+    }
+
     /// Ends an acquisition that nothing was done with: whoever has to be told of a death still is, by the next one.
     pub(crate) fn give_up(&self, acquisition: Acquisition) {
         self.put_back(self.entry(acquisition.entry), Acquired { word: acquisition.word, obituary: None });
@@ -359,6 +370,8 @@ impl SharedLock {
     /// Ends an acquisition as our death would: the next owner is told. `false` if it had ended before, or is another process's.
     pub(crate) fn abandon(&self, acquisition: Acquisition) -> bool {
         if !self.is_held(acquisition) {
+            // What is damaged is set right, as by a release.
+            self.release(acquisition);
             return false;
         }
         let (entry, word) = (self.entry(acquisition.entry), acquisition.word);
