@@ -10,7 +10,7 @@ use std::path::Path;
 
 use hostlock::{Backend, Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 use hostlock::{Result, RwLock, Semaphore, Space};
-use kinds::{Case, Parts, SHORT, Tally, bits, resident, sweep, variant};
+use kinds::{Case, Parts, SHORT, Tally, bits, is_everything_wanted, resident, sweep, variant};
 use support::act;
 
 const PERMITS: u32 = 2;
@@ -81,7 +81,10 @@ impl Parts for Files {
             None => format!("byte {at} of the header"),
             Some(at) => format!("word {} of entry {}, byte {}", at % ENTRY / 8, at / ENTRY, at % 8),
         };
-        (0..HEADER + ENTRIES * ENTRY).flat_map(|at| bits(at, what(at))).collect()
+        let all: Vec<Case> = (0..HEADER + ENTRIES * ENTRY).flat_map(|at| bits(at, what(at))).collect();
+        // One of each word, another one in each, unless all are wanted.
+        let is_chosen = |bit: usize| bit % 64 == bit / 64 * 11 % 64;
+        if is_everything_wanted() { all } else { all.into_iter().filter(|(bit, _)| is_chosen(*bit)).collect() }
     }
 
     /// What an entry is: its name, kind, generation, and which permits it has; how many entries there are; which file it has.
@@ -132,7 +135,7 @@ impl Parts for Files {
 
 #[test]
 fn no_flipped_bit_lets_whoever_has_a_handle_in_or_ends_a_process() {
-    let (tried, seen) = sweep::<Files>(61);
+    let (tried, seen) = sweep::<Files>(1);
     assert!(tried > 200);
     // Whoever's claim or record was flipped is told.
     assert!(seen.contains_key("unlock:Lost"), "{seen:?}");

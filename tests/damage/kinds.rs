@@ -202,7 +202,7 @@ impl Lane {
 }
 
 /// Where the tables are: of the entries, the units, the extents, and the end.
-fn tables(root: &Path) -> [usize; 4] {
+pub fn tables(root: &Path) -> [usize; 4] {
     let raw = Raw::open(root.join("test"));
     let entries = raw.u64_at(72) as usize;
     let units = entries + (raw.u32_at(40) as usize * 256).next_multiple_of(4096);
@@ -221,7 +221,7 @@ pub fn bits(at: usize, what: String) -> impl Iterator<Item = Case> {
 }
 
 /// The bits of entries, units and extents that mean something while somebody holds a part of each.
-fn of_tables(before: &[u8], [entries, units, extents, end]: [usize; 4]) -> Vec<Case> {
+pub fn of_tables(before: &[u8], [entries, units, extents, end]: [usize; 4]) -> Vec<Case> {
     let of_entries = (entries..units).filter(|at| {
         // Names are the other suite's; of what is for people one bit of each byte would do as well.
         let offset = (at - entries) % 256;
@@ -238,12 +238,15 @@ fn of_tables(before: &[u8], [entries, units, extents, end]: [usize; 4]) -> Vec<C
         .collect()
 }
 
+pub fn is_everything_wanted() -> bool {
+    std::env::var("HOSTLOCK_DAMAGE").is_ok_and(|value| value == "all")
+}
+
 /// Flips the bits of the tables one after the other, every `stride`-th unless all are wanted; how many, and what came of them. Nobody may get what
 /// another has, and afterwards nothing may look held.
 pub fn sweep<P: Parts>(stride: usize) -> (usize, Counts) {
     let lanes = 4;
-    let all = std::env::var("HOSTLOCK_DAMAGE").is_ok_and(|value| value == "all");
-    let stride = if all { 1 } else { stride };
+    let stride = if is_everything_wanted() { 1 } else { stride };
     let (wrong, seen, tried) = (Mutex::new(Vec::new()), Mutex::new(Counts::new()), Mutex::new(0));
     std::thread::scope(|scope| {
         for number in 0..lanes {
