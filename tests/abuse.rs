@@ -136,7 +136,7 @@ fn scribbled_on(backend: &str, how: &str, short: Duration) {
     let outcomes = crew.stop(&format!("{what}, {written} words"));
     assert!(written > 200, "it came to {written} words only");
     // It was noticed, and there was something to notice it in.
-    assert!(outcomes["Ok"] > 500, "{outcomes:?}");
+    assert!(outcomes["Ok"] > 100, "{outcomes:?}");
     assert!(outcomes.keys().any(|outcome| outcome != "longest" && !is_ordinary(outcome)), "{outcomes:?}");
     made_anew(root.path(), backend_of(backend), token);
 }
@@ -168,7 +168,8 @@ fn holed(backend: &str) {
     let mut before = vec![0; size as usize];
     file.read_exact_at(&mut before, 0).unwrap();
     let pages = size.div_ceil(PAGE as u64) as i64;
-    for page in 0..pages {
+    // Each in turn, and of a small file more than once.
+    for page in (0..pages).cycle().take(pages.max(24) as usize) {
         let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         if let Err(errno) = fallocate(&file, how, page * PAGE, PAGE) {
             skip!("{} cannot have holes ({errno})", root.path().display());
@@ -179,7 +180,7 @@ fn holed(backend: &str) {
         file.write_all_at(&before[start..end], start as u64).unwrap();
     }
     let outcomes = crew.stop(&format!("{what}, {pages} pages"));
-    assert!(outcomes["Ok"] > 500, "{outcomes:?}");
+    assert!(outcomes["Ok"] > 100, "{outcomes:?}");
     assert!(outcomes.keys().any(|outcome| outcome != "longest" && !is_ordinary(outcome)), "{outcomes:?}");
     made_anew(root.path(), backend_of(backend), token);
 }
