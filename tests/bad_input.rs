@@ -4,17 +4,16 @@ mod support;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use hostlock::{Error, Space, SpaceBuilder};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{geteuid, mkfifo};
+use support::elsewhere::{NOBODY, as_nobody, in_mount_namespace};
 use support::raw::{self, Raw};
-use support::{Actor, PATIENCE, act, command, hear, root, say, space, start, start_command};
+use support::{Actor, PATIENCE, act, hear, root, say, space, start};
 
 #[test]
 fn role() {
@@ -128,43 +127,6 @@ fn left_space() -> (tempfile::TempDir, PathBuf) {
     let segment = root.path().join("test/segment");
     assert!(segment.is_file());
     (root, segment)
-}
-
-/// This executable in a role, in a mount namespace of its own, after `preparation`, a shell script that is given `directory` as $1.
-fn in_mount_namespace(preparation: &str, directory: &Path, role: &str, arguments: &[&str]) -> Option<Actor> {
-    let possible = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", preparation, "sh"])
-        .arg(directory)
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !possible {
-        return None;
-    }
-    let inner = command(role, arguments);
-    let mut outer = Command::new("unshare");
-    let script = format!("{preparation} && shift && exec \"$@\"");
-    outer.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(directory);
-    outer.arg(inner.get_program()).args(inner.get_args());
-    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Some(start_command(outer))
-}
-
-/// A uid that owns nothing.
-const NOBODY: u32 = 65534;
-
-/// This executable in a role as another user, if this machine lets us.
-fn as_nobody(role: &str, arguments: &[&str]) -> Option<Actor> {
-    let reachable = || {
-        let mut probe = Command::new(std::env::current_exe().unwrap());
-        probe.arg("--list").stdout(Stdio::null()).stderr(Stdio::null()).uid(NOBODY).gid(NOBODY);
-        probe.status().is_ok_and(|status| status.success())
-    };
-    (geteuid().is_root() && reachable()).then(|| {
-        let mut command = command(role, arguments);
-        command.uid(NOBODY).gid(NOBODY);
-        start_command(command)
-    })
 }
 
 // Names.

@@ -28,6 +28,7 @@ fn role() {
         ("forker", forker),
         ("filtered", filtered),
         ("counter", counter),
+        ("taker", taker),
         ("crosser", crosser),
         ("somebody", somebody),
         ("frugal", frugal),
@@ -804,6 +805,31 @@ fn counter(arguments: &[String]) {
     hear();
 }
 
+/// Whoever collects several keeps out nobody who takes one, and who takes one does not wait for it: each would wait for the other.
+#[test]
+fn without_mappings_one_permit_and_several_are_had_beside_each_other() {
+    or_skip!(filter::is_possible());
+    let root = root();
+    let path = root.path().to_str().unwrap();
+    let takers: Vec<_> = ["1", "1", "2"].map(|permits| start("taker", &[path, permits])).into();
+    for taker in takers {
+        taker.expect("content");
+    }
+}
+
+fn taker(arguments: &[String]) {
+    filter::refuse_shared_mappings(Errno::EPERM).unwrap();
+    let space = Space::builder("test").root(&arguments[0]).open().unwrap();
+    let semaphore = space.semaphore("s", 2).unwrap();
+    for _ in 0..300 {
+        let permit = semaphore.acquire_many(arguments[1].parse().unwrap()).unwrap();
+        std::thread::yield_now();
+        permit.unlock().unwrap();
+    }
+    say("content");
+    hear();
+}
+
 /// Another user, who opens a space and tries a lock.
 fn somebody(arguments: &[String]) {
     let (uid, gid) = (arguments[1].parse().unwrap(), arguments[2].parse().unwrap());
@@ -902,6 +928,42 @@ fn users_of_a_group_share_a_space_in_a_sticky_directory() {
     let root_too = Space::builder("test").root(root.path()).mode(0o660).open().unwrap();
     drop(three);
     drop(root_too.mutex("a").unwrap().try_lock_for(Duration::from_secs(20)).unwrap());
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Words of the space's file that cannot be.
+
+/// The first entry's word, changed.
+fn put_word(root: &Path, word: u64, value: u64) {
+    let file = File::options().write(true).open(root.join("test/files")).unwrap();
+    file.write_all_at(&value.to_ne_bytes(), (16 + word) * 8).unwrap();
+}
+
+#[test]
+fn a_token_that_was_nobodys_is_damage_and_not_the_last_one() {
+    let root = root();
+    let space = space(root.path());
+    let mutex = space.mutex("a").unwrap();
+    let first = mutex.lock().unwrap().token();
+    for last in [u64::MAX, u64::MAX - 1, u64::MAX >> 2, 0, 1 << 60] {
+        put_word(root.path(), 2, last);
+        let error = mutex.try_lock().unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{last}: {error}");
+        // Nor does the lock stay held, or the next one get a token that is smaller than all.
+        assert!(matches!(mutex.try_lock(), Err(Error::Damaged { .. })), "{last}");
+    }
+    put_word(root.path(), 2, first);
+    assert_eq!(mutex.try_lock().unwrap().token(), first + 1);
+}
+
+/// As one that another time namespace's clock noted, or a flipped bit.
+#[test]
+fn a_writer_of_the_future_keeps_no_reader_back() {
+    let root = root();
+    let space = space(root.path());
+    let lock = space.rwlock("a").unwrap();
+    put_word(root.path(), 6, 1 << 60);
+    drop(lock.try_read().unwrap());
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

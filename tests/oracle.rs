@@ -15,7 +15,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hostlock::{Error, Mutex, MutexGuard, Space};
@@ -26,6 +26,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
+use support::elsewhere::{can_run, inner, kill_inner};
 use support::raw::Raw;
 use support::{Actor, PATIENCE, act, behind, command, hear, root, say, start_command, wait_until};
 
@@ -280,16 +281,6 @@ fn start_behind(program: &[&str], root: impl AsRef<Path>, situations: &[&str]) -
     }
 }
 
-/// Whether `program` can put somebody into its situation here.
-fn can_run(program: &[&str]) -> Result<(), String> {
-    let output = Command::new(program[0]).args(&program[1..]).arg("true").stdin(Stdio::null()).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!("{program:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-        Err(error) => Err(format!("{program:?}: {error}")),
-    }
-}
-
 const NEW_PIDS: &[&str] = &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 /// What it finds in `/proc` are then the processes of the namespace outside.
 const NEW_PIDS_OLD_PROC: &[&str] = &["unshare", "--pid", "--fork", "--kill-child"];
@@ -350,22 +341,6 @@ fn row(holder: &mut Actor, waiter: &mut Actor, happens: impl FnOnce(&mut Actor),
 fn state_of(pid: i32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or(' ')
-}
-
-/// The process that the program `outer` started, as we number it.
-fn inner(outer: Pid) -> Pid {
-    let is_inner = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(&outer.to_string())
-    };
-    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-    Pid::from_raw(all.into_iter().find(|pid| is_inner(*pid)).expect("a process behind the program"))
-}
-
-/// Kills the process behind a program, and waits until both are gone.
-fn kill_inner(actor: &mut Actor) {
-    kill(inner(actor.pid()), Signal::SIGKILL).unwrap();
-    actor.process.wait().unwrap();
 }
 
 /// The byte that the participant recorded with `pid` holds while it lives, held by somebody else once it is dead: as by a

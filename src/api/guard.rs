@@ -127,6 +127,9 @@ impl<L: AsExclusive> Hold<L> {
         let acquisition = std::mem::replace(&mut self.acquisition, Acquisition::ENDED);
         if self.lock.exclusive().is_held(acquisition) {
             self.lock.exclusive().give_up(acquisition, self.abandoned.as_deref());
+        } else {
+            // What is damaged is set right.
+            self.lock.release(acquisition);
         }
         self.bury(true);
     }

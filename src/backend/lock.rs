@@ -308,7 +308,7 @@ impl SharedLock {
                 self.guess.store(freed.0, Relaxed);
                 true
             }
-            Err(_) if acquisition.word.is_leased() => false,
+            Err(_) if acquisition.word.is_leased() => self.release_refused_leased(entry, acquisition.word),
             Err(_) => self.release_refused(entry, acquisition.word.release()),
         }
     }
@@ -321,7 +321,7 @@ impl SharedLock {
         let entry = self.entry(acquisition.entry);
         match entry.lock.release_fair(acquisition.word, wake_one) {
             Ok(_) => true,
-            Err(_) if acquisition.word.is_leased() => false,
+            Err(_) if acquisition.word.is_leased() => self.release_refused_leased(entry, acquisition.word),
             Err(_) => self.release_refused(entry, acquisition.word.release()),
         }
     }
@@ -357,6 +357,14 @@ impl SharedLock {
         false
     }
 
+    #[cold]
+    fn release_refused_leased(&self, entry: &Entry, mine: OwnerWord) -> bool {
+        if !self.space.was_inherited() {
+            entry.lock.undo_flip_leased(mine, wake_one);
+        }
+        false
+    }
+
     /// Ends an acquisition that nothing was done with: whoever has to be told of a death still is, by the next one.
     pub(crate) fn give_up(&self, acquisition: Acquisition) {
         self.put_back(self.entry(acquisition.entry), Acquired { word: acquisition.word, obituary: None });
@@ -375,6 +383,8 @@ impl SharedLock {
     /// `noted`: as in [`Abandoned::noted`].
     fn abandon_as(&self, acquisition: Acquisition, noted: u32) -> bool {
         if !self.is_held(acquisition) {
+            // What is damaged is set right, as by a release.
+            self.release(acquisition);
             return false;
         }
         let (entry, word) = (self.entry(acquisition.entry), acquisition.word);

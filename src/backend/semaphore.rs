@@ -431,8 +431,14 @@ impl SharedSemaphore {
     pub(crate) fn release_leased(&self, permit: Permit) -> bool {
         let (entry, seat) = (self.lock.entry(permit.entry()), self.seat(permit));
         let call = |rung: &AtomicU32| self.call(entry, permit, rung);
-        permit.word.was_made_as(self.lock.slot_code())
-            && semaphore::release(seat, &entry.bell, permit.word, call).is_ok()
+        if !permit.word.was_made_as(self.lock.slot_code()) {
+            return false;
+        }
+        let released = semaphore::release(seat, &entry.bell, permit.word, call).is_ok();
+        if !released && !self.lock.space.was_inherited() {
+            semaphore::undo_flip_leased(seat, &entry.bell, permit.word, call);
+        }
+        released
     }
 
     /// Tells whoever is at the bell, and where to look first.
@@ -468,6 +474,8 @@ impl SharedSemaphore {
     /// `noted`: as in [`Abandoned::noted`].
     fn abandon_as(&self, permit: Permit, noted: u32) -> bool {
         if !self.is_held(permit) {
+            // What is damaged is set right, as by a release.
+            let _ = if permit.word.is_leased() { self.release_leased(permit) } else { self.release(permit) };
             return false;
         }
         let entry = self.lock.entry(permit.entry());

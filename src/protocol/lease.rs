@@ -29,6 +29,8 @@
 //!   4. The word names its acquisition, by low bits of the epoch, and a later lease ends later. So whoever was stopped before its
 //!      compare-and-swap closes or renews that acquisition, or nothing.
 //!   5. One flipped bit makes the parity wrong, and the lease one that does not end.
+//!   6. Whoever releases and finds its owner word with a flipped bit frees it, if its lease is not closed: else the word may be that of whoever took over,
+//!      another thread of the same participant for example.
 //! * Orderings: leasing is `Release`, the waiter's look at the owner word `Acquire`: invariant 1. The rest is about this word alone. Nothing is handed
 //!   over by losing a lease: what the owner wrote last, and goes on writing, is for fencing tokens to sort out.
 //! * If we die: as the owner, we are a dead owner like any other. As the one that takes over: before the owner word is ours the next one does
@@ -89,6 +91,11 @@ pub(crate) fn renew(owner: &AtomicU64, lease: &AtomicU64, mine: OwnerWord, from:
 pub(crate) fn ends(lease: &AtomicU64, seen: OwnerWord) -> Option<u64> {
     // Relaxed: `seen` was read with Acquire.
     if seen.is_leased() { Lease(lease.load(Relaxed)).when(seen) } else { None }
+}
+
+/// Whether the lease of `mine` is not closed, so that nobody took over from it.
+pub(crate) fn is_open(lease: &AtomicU64, mine: OwnerWord) -> bool {
+    ends(lease, mine).is_some_and(|when| when != 0)
 }
 
 /// Closes the lease of whoever is in `seen` if its time has come; whether it is closed.

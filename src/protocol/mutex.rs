@@ -47,7 +47,7 @@
 
 use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
 
-use super::lease::lost;
+use super::lease::{is_open, lost};
 use super::word::{Owner, OwnerWord, Slot, Step};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, total_order};
@@ -388,6 +388,22 @@ impl LockWords {
             return;
         }
         // HELD, damaged => FREE, with the epoch it was acquired with. Orderings as in `release`.
+        if self.owner.compare_exchange(found.0, freed.0, SeqCst, Relaxed).is_ok() {
+            self.wake_sleepers(freed, wake);
+        }
+    }
+
+    /// The same of the acquisition `mine` with a lease, which somebody else may have by now, another thread of the same participant too, with a word
+    /// that is one bit beside `mine`. Whoever took over closed the lease before.
+    #[cold]
+    pub(crate) fn undo_flip_leased(&self, mine: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+        // Acquire: if it is of whoever took over, the lease is seen closed.
+        let found = self.look();
+        if !found.is_beside(mine) || !is_open(&self.lease, mine) {
+            return;
+        }
+        let freed = mine.release();
+        // HELD, damaged => FREE. If it was taken over in between, it fails. Orderings as in `release`.
         if self.owner.compare_exchange(found.0, freed.0, SeqCst, Relaxed).is_ok() {
             self.wake_sleepers(freed, wake);
         }

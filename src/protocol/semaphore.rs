@@ -47,7 +47,7 @@
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use super::bell::Bell;
-use super::lease::lost;
+use super::lease::{is_open, lost};
 use super::mutex::{Failure, LockWords, thread_word};
 use super::seat::Seat;
 use super::word::{Owner, OwnerWord, Slot, Step};
@@ -306,6 +306,15 @@ pub(crate) fn undo_flip(seat: &Seat, bell: &Bell, me: Slot, freed: OwnerWord, wa
     let is_ours = seat.note.load(Relaxed) >> NOTE_EPOCH_SHIFT == note_of(freed) >> NOTE_EPOCH_SHIFT;
     if is_ours && found.is_nearly(freed.before_release(me)) {
         let _ = free(seat, bell, found, freed, wake);
+    }
+}
+
+/// The same of the acquisition `mine` with a lease, as the mutex's `undo_flip_leased`.
+#[cold]
+pub(crate) fn undo_flip_leased(seat: &Seat, bell: &Bell, mine: OwnerWord, wake: impl FnOnce(&AtomicU32)) {
+    let found = seat.look();
+    if found.is_beside(mine) && is_open(&seat.note, mine) {
+        let _ = free(seat, bell, found, mine.release(), wake);
     }
 }
 

@@ -325,6 +325,11 @@ impl OwnerWord {
         [held, held | ABANDONED].iter().any(|held| (self.0 ^ held).count_ones() <= 1)
     }
 
+    /// Whether this is that very word, but for one flipped bit.
+    pub(crate) fn is_beside(self, held: Self) -> bool {
+        (self.0 ^ held.0).is_power_of_two()
+    }
+
     /// HELD => FREE, by the owner: the mark goes.
     #[inline(always)]
     pub(crate) fn release(self) -> Self {

@@ -304,13 +304,13 @@ impl Options {
             };
             let waited = Monotonic::now().since(begin);
             match obstacle {
+                Obstacle::Users if waited > MISSING && strangers_may_lock(&directory) => {
+                    return Err(unusable(&space, LOCKED_BY_STRANGERS));
+                }
                 Obstacle::Users if waited > MISSING => return Err(Error::Removed { path: space }),
                 Obstacle::Creator if waited > PATIENCE => {
-                    return Err(unusable(
-                        &space,
-                        "another process has its directory locked and does not go on; \
-                         it may be stopped in the middle of creating the space",
-                    ));
+                    let why = if strangers_may_lock(&directory) { LOCKED_BY_STRANGERS } else { LOCKED };
+                    return Err(unusable(&space, why));
                 }
                 _ => {}
             }
@@ -430,6 +430,14 @@ fn no_room(space: &Path, look_at: &Path, needed: u64) -> Error {
         );
     }
     Error::NoRoom { path: space.into(), needed, available }
+}
+
+const LOCKED: &str = "another process has its directory locked and does not go on; it may be stopped in the middle of creating the space";
+const LOCKED_BY_STRANGERS: &str =
+    "a process has its directory locked and does not go on; others may read it, and so lock it: chmod o-rwx";
+
+fn strangers_may_lock(directory: &File) -> bool {
+    directory.metadata().is_ok_and(|meta| meta.mode() & 0o004 != 0)
 }
 
 /// Says what lies at `path` instead of a directory that we can open.

@@ -6,8 +6,10 @@
 
 pub mod chance;
 pub mod clock;
+pub mod elsewhere;
 pub mod filter;
 pub mod footprint;
+pub mod parts;
 pub mod raw;
 #[cfg(feature = "cli")]
 pub mod tool;

@@ -11,8 +11,8 @@
 //!
 //! Invariants:
 //!
-//! 1. Entries change under an exclusive `flock` of this file, except for what follows, and for tokens, which only grow, and are drawn under the
-//!    name's own lock where the words are not mapped.
+//! 1. Entries change under an exclusive `flock` of this file, except for what follows, and for tokens, which only grow, and which where the words are
+//!    not mapped are drawn under the name's own lock, or if several may hold the name (a semaphore) under that `flock`.
 //! 2. An entry says which inode its lock file has, and the how many-th it is. Whoever locked another one does not hold the lock: it looks *after* it
 //!    locked. Whoever holds it alone has a claim as well, which is the same for all files of a name: see [`claim`](crate::protocol::claim).
 //! 3. Readers have no claim. A read-write lock whose file was replaced has the inode before noted, and no writer gets in until it is proven
@@ -336,23 +336,21 @@ impl Index {
     /// The entry of one permit of a semaphore.
     pub(crate) fn part(&self, semaphore: &Named, part: u32) -> Result<Place> {
         let entry = semaphore.first.saturating_add(part);
-        let meta = self.get(entry, at::META)?;
+        let meta = if entry < self.capacity { self.get(entry, at::META)? } else { 0 };
         match meta as u8 {
             PERMIT => Ok(Place { entry, generation: (meta >> 32) as u32 }),
             _ => Err(Error::damaged(&self.path, format!("\"{}\" has lost its permits", semaphore.name))),
         }
     }
 
-    /// The next token of a name. Where the words are not mapped, only for whoever holds the name's lock.
+    /// The next token of a name. Where the words are not mapped, only for whoever keeps all others out who might.
     #[inline]
     pub(crate) fn draw(&self, entry: u32) -> Result<u64> {
-        match self.words.add(Self::word(entry, at::TOKEN), 1).map_err(|e| self.failed(e))?.checked_add(1) {
-            Some(token) => Ok(token),
-            // No clock gets there. And nobody after us begins anew.
-            None => {
-                self.put(entry, at::TOKEN, u64::MAX)?;
-                Err(Error::damaged(&self.path, format!("entry {entry} has no token left")))
-            }
+        let last = self.words.add(Self::word(entry, at::TOKEN), 1).map_err(|e| self.failed(e))?;
+        // It began there, and is noted beside two bits.
+        match (self.token_base..u64::MAX >> 2).contains(&last) {
+            true => Ok(last + 1),
+            false => Err(Error::damaged(&self.path, format!("token {last} was nobody's"))),
         }
     }
 

@@ -348,7 +348,9 @@ impl FileLock {
         let may = |waiting: Option<&Pauses>| {
             ask(waiting.is_some())?;
             let writer = self.space.index.writer(self.place.entry)?;
-            let is_recent = || (Monotonic::now().0 / 1_000_000).saturating_sub(writer) <= RECENT.as_millis() as u64;
+            // What is yet to come was never noted.
+            let ago = || (Monotonic::now().0 / 1_000_000).checked_sub(writer);
+            let is_recent = || ago().is_some_and(|ago| ago <= RECENT.as_millis() as u64);
             Ok(writer == 0 || !is_recent() || waiting.is_some_and(|pauses| pauses.waited() > FAIR))
         };
         let Locked { opened, dead } = self.wait(Mode::Shared, deadline, may)?;

@@ -86,7 +86,7 @@ impl FileSemaphore {
     }
 
     /// Takes a permit that is free, with its token.
-    fn try_one(&self, named: &Named, from: u32, gate: Option<&Opened>) -> Result<Option<(Permit, Option<Abandoned>)>> {
+    fn try_one(&self, named: &Named, from: u32) -> Result<Option<(Permit, Option<Abandoned>)>> {
         let count = self.permits();
         for step in 0..count {
             let part = (from + step) % count;
@@ -95,7 +95,7 @@ impl FileSemaphore {
                 continue;
             };
             let noted = self
-                .draw(named.place, gate)
+                .draw(named.place)
                 .and_then(|token| self.space.hold(&opened, 0, token, dead.as_ref()).map(|()| token));
             let token = match noted {
                 Ok(token) => token,
@@ -113,20 +113,11 @@ impl FileSemaphore {
         Ok(None)
     }
 
-    /// Draws a token of the name's. Where words are not mapped, nobody else may at the same time.
-    fn draw(&self, place: Place, gate: Option<&Opened>) -> Result<u64> {
-        if self.space.is_mapped() || gate.is_some() {
-            return self.space.index.draw(place.entry);
-        }
-        let mut pauses = Pauses::new(Deadline::Never);
-        loop {
-            if let Some(Locked { opened, .. }) = self.space.try_lock(place, Mode::Exclusive, &self.idle)? {
-                let token = self.space.index.draw(place.entry);
-                self.space.unlock(opened, &self.idle);
-                return token;
-            }
-            pauses.pause();
-        }
+    /// Draws a token of the name's. Where words are not mapped, nobody else may at the same time: and not under the name's own lock, for who
+    /// collects several has that for as long as it waits for us.
+    fn draw(&self, place: Place) -> Result<u64> {
+        let draw = || self.space.index.draw(place.entry);
+        if self.space.is_mapped() { draw() } else { self.space.index.alone(draw) }
     }
 
     /// Acquires so many permits, all or none, waiting until `deadline`.
@@ -158,7 +149,7 @@ impl FileSemaphore {
             }
             let mut gone = None;
             if count == 1 || gate.is_some() {
-                match self.try_one(&named, self.hint.load(Relaxed), gate.as_deref()) {
+                match self.try_one(&named, self.hint.load(Relaxed)) {
                     Ok(Some((permit, dead))) => {
                         taken.push(permit);
                         told = told.or(dead);

@@ -13,7 +13,7 @@ use super::super::word::{OwnerWord, Slot, Step};
 use super::machine::{Machine, Thread, slot};
 use super::{Mode, explore, is_caught, sweep};
 use crate::sync::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 const OWNER: usize = 0;
 /// When the first lease ends, and when it does if it was renewed.
@@ -24,6 +24,10 @@ const LATER: u64 = 20;
 pub(super) trait Algorithm: Copy + Send + Sync + 'static {
     fn renew(self, lock: &LockWords, mine: OwnerWord) -> bool {
         lease::renew(&lock.owner, &lock.lease, mine, ENDS, LATER)
+    }
+
+    fn undo_flip(self, lock: &LockWords, mine: OwnerWord, machine: &Machine) {
+        lock.undo_flip_leased(mine, |_| machine.wake(super::machine::Futex::Lock));
     }
 
     fn acquire(self, lock: &LockWords, host: &Thread, me: Slot, _: &Machine) -> Acquired<Slot> {
@@ -107,8 +111,47 @@ pub(super) fn who_takes_over_dies(algorithm: impl Algorithm, fuse: usize) {
     assert!(!lease::renew(&lock.owner, &lock.lease, mine, ENDS, LATER));
 }
 
+/// A release that comes late, perhaps of a word of which a bit was flipped, while another one of that slot waits for the end of the lease: with a word
+/// that, an epoch later, is one bit beside that of the late one, which took over from the dead.
+pub(super) fn a_late_release_meets_who_took_over(algorithm: impl Algorithm, flip: u64) {
+    let (machine, lock) = (Machine::new(), Rc::new(LockWords::new()));
+    lock.owner.store(AFTER_A_DEATH.0, Relaxed);
+    let mine = begin_from(&lock, slot(OWNER), AFTER_A_DEATH);
+    assert!(mine.is_abandoned() && mine.epoch() % 2 == 0);
+    lock.owner.store(mine.0 ^ flip, Relaxed);
+    let late = thread::spawn({
+        let (machine, lock) = (machine.clone(), lock.clone());
+        move || {
+            if lock.release(mine, |_| machine.wake(super::machine::Futex::Lock)).is_err() {
+                algorithm.undo_flip(&lock, mine, &machine);
+            }
+        }
+    });
+    let next = thread::spawn({
+        let (machine, lock) = (machine.clone(), lock.clone());
+        move || {
+            let host = machine.thread(1);
+            let Acquired { word, .. } = algorithm.acquire(&lock, &host, slot(OWNER), &machine);
+            let leased = lease::begin(&lock.owner, &lock.lease, word, LATER).expect("its own");
+            assert_eq!(lock.look(), leased, "freed by who was late");
+            lock.release(leased, |_| machine.wake(super::machine::Futex::Lock)).expect("its own");
+        }
+    });
+    machine.pass_time(ENDS);
+    [late, next].into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(lock.look().is_free());
+    machine.assert_at_rest();
+}
+
+/// Free, and its last owner died.
+const AFTER_A_DEATH: OwnerWord = OwnerWord(1 << 16 | 1);
+
 fn begin(lock: &LockWords, owner: Slot) -> OwnerWord {
-    let held = lock.try_acquire(owner, 0, OwnerWord(0)).expect("it is free");
+    begin_from(lock, owner, OwnerWord(0))
+}
+
+fn begin_from(lock: &LockWords, owner: Slot, free: OwnerWord) -> OwnerWord {
+    let held = lock.try_acquire(owner, 0, free).expect("it is free");
     lease::begin(&lock.owner, &lock.lease, held, ENDS).expect("it is held")
 }
 
@@ -118,6 +161,18 @@ fn what_was_renewed_is_not_taken_over() {
         explore("renewing races the end", mode, 3, || renewing_races_the_end(Real, 1));
     }
     explore("renewing races the end, two wait", Mode::Rmw, 2, || renewing_races_the_end(Real, 2));
+}
+
+#[test]
+fn a_flipped_bit_is_undone_by_whoever_releases_and_nobody_else_is_harmed() {
+    for mode in [Mode::Rmw, Mode::Plain] {
+        // None, the mark of a death, one of the epoch. (One of the slot is damage to whoever waits.)
+        for flip in [0, 1, 1 << 40] {
+            explore(&format!("late release, flip {flip:#x}"), mode, 3, move || {
+                a_late_release_meets_who_took_over(Real, flip);
+            });
+        }
+    }
 }
 
 #[test]
@@ -133,6 +188,10 @@ enum Bug {
     RenewedByStore,
     /// Renewing does not begin from the value that ran.
     ClosedIsRenewed,
+    /// A flipped bit is undone whether or not the lease was closed.
+    UndoneIfClosed,
+    /// Nobody undoes it.
+    NotUndone,
 }
 
 #[derive(Clone, Copy)]
@@ -147,7 +206,7 @@ impl Algorithm for Wrong {
             lease::renew(&words.0, &words.1, mine, from, LATER).then(|| words.1.load(Relaxed))
         };
         match self.0 {
-            Bug::TakenOverWithoutClosing => Real.renew(lock, mine),
+            Bug::TakenOverWithoutClosing | Bug::UndoneIfClosed | Bug::NotUndone => Real.renew(lock, mine),
             Bug::RenewedByStore => {
                 if lock.look() != mine || lease::ends(&lock.lease, mine) != Some(ENDS) {
                     return false;
@@ -162,6 +221,20 @@ impl Algorithm for Wrong {
                         || lease::ends(&lock.lease, mine) == Some(0)
                 }
             }
+        }
+    }
+
+    fn undo_flip(self, lock: &LockWords, mine: OwnerWord, machine: &Machine) {
+        let found = lock.look();
+        match self.0 {
+            Bug::NotUndone => {}
+            Bug::UndoneIfClosed if found.is_beside(mine) => {
+                let freed = mine.release();
+                if lock.owner.compare_exchange(found.0, freed.0, SeqCst, Relaxed).is_ok() {
+                    lock.wake_sleepers(freed, |_| machine.wake(super::machine::Futex::Lock));
+                }
+            }
+            _ => Real.undo_flip(lock, mine, machine),
         }
     }
 
@@ -184,6 +257,8 @@ const BUGS: &[(Bug, &[&str])] = &[
     (Bug::TakenOverWithoutClosing, &["renewed, and"]),
     (Bug::RenewedByStore, &["renewed, and"]),
     (Bug::ClosedIsRenewed, &["renewed, and"]),
+    (Bug::UndoneIfClosed, &["freed by who was late", "its own"]),
+    (Bug::NotUndone, &["deadlock"]),
 ];
 
 const SEEDED: &str = "HOSTLOCK_SEEDED_LEASE";
@@ -192,7 +267,12 @@ const SEEDED: &str = "HOSTLOCK_SEEDED_LEASE";
 fn one_bug() {
     let Ok(wanted) = std::env::var(SEEDED) else { return };
     let (bug, _) = BUGS.iter().find(|(bug, _)| format!("{bug:?}") == wanted).expect("a bug that exists");
-    explore("seeded, renewing races the end", Mode::Rmw, 3, || renewing_races_the_end(Wrong(*bug), 1));
+    let flip = match bug {
+        Bug::UndoneIfClosed => 0,
+        Bug::NotUndone => 1 << 40,
+        _ => return explore("seeded, renewing races the end", Mode::Rmw, 3, || renewing_races_the_end(Wrong(*bug), 1)),
+    };
+    explore("seeded, late release", Mode::Rmw, 3, move || a_late_release_meets_who_took_over(Wrong(*bug), flip));
 }
 
 #[test]
