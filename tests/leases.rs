@@ -149,7 +149,7 @@ fn a_stopped_owner_without_a_lease_keeps_its_lock() {
     let path = root.path().to_str().unwrap();
     let space = space(path);
     let mutex = space.mutex("a").unwrap();
-    let mut holder = start("holder", &[path, "a", "5"]);
+    let mut holder = start("holder", &[path, "a", "60000"]);
     token(&holder);
     holder.tell("unlock");
     holder.expect("true");

@@ -104,6 +104,8 @@ struct Placed {
     pages: NonNull<c_void>,
     /// Where in the first page the word is.
     at: usize,
+    /// Of the list of the thread that registered.
+    head: NonNull<Head>,
     process: u32,
     /// [`Mine::thread`].
     thread: u64,
@@ -170,12 +172,13 @@ impl Registered {
         let placed = Placed {
             pages: Placed::map(file, offset - at as u64)?,
             at,
+            head,
             process: std::process::id(),
             thread,
             kernel_thread: nix::unistd::gettid().as_raw(),
             state: Mutex::new(State::OnList),
         };
-        placed.put_on(head);
+        placed.put_on();
         // Relaxed: a hint. With the bit that has the kernel wake somebody.
         placed.word().store(placed.kernel_thread as u32 | WAITERS, Relaxed);
         let placed = Arc::new(placed);
@@ -240,8 +243,8 @@ impl Placed {
     }
 
     /// Puts the node in as the first of the calling thread's list. In this order: the kernel goes by `next` only, and may do so at any moment.
-    fn put_on(&self, head: NonNull<Head>) {
-        let (head, node) = (head.as_ptr(), self.node());
+    fn put_on(&self) {
+        let (head, node) = (self.head.as_ptr(), self.node());
         // SAFETY: the node and its way back are in our page, not used yet. The head is the thread's own, and `next` in it the head itself or a node that the C library, or we, keep
         // mapped while it is on the list; its lowest bit is a mark of the C library's. All are changed by this thread only.
         unsafe {
@@ -267,17 +270,15 @@ impl Placed {
         if *state == State::OnList {
             self.word().store(0, Relaxed);
         }
-        if let Some(head) = list() {
-            let (head, node) = (head.as_ptr(), self.node());
-            // SAFETY: as in `put_on`: both neighbours are the head or nodes on the list.
-            unsafe {
-                let (next, previous) = (node.read_volatile(), node.wrapping_byte_sub(NODE_TO_PREVIOUS).read_volatile());
-                previous_of(head, next).write_volatile(previous);
-                at(head, previous & !1).write_volatile(next);
-            }
-            compiler_fence(core::sync::atomic::Ordering::SeqCst);
-            self.unmap();
+        let (head, node) = (self.head.as_ptr(), self.node());
+        // SAFETY: as in `put_on`: both neighbours are the head or nodes on the list.
+        unsafe {
+            let (next, previous) = (node.read_volatile(), node.wrapping_byte_sub(NODE_TO_PREVIOUS).read_volatile());
+            previous_of(head, next).write_volatile(previous);
+            at(head, previous & !1).write_volatile(next);
         }
+        compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        self.unmap();
         *state = State::Gone;
     }
 

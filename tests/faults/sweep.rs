@@ -212,7 +212,8 @@ fn judge(made: Made, operation: &Operation, errno: Errno, attempt: &Attempt, cle
     }
     let (mut left, expected) = (attempt.left.clone(), &clean.left);
     if let Some([from, length]) = attempt.course.kept_mapped {
-        left.mapped.retain(|mapped| *mapped != [from, from + length.next_multiple_of(4096)]);
+        let end = from + length.next_multiple_of(4096);
+        left.mapped.retain(|[start, stop]| *start < from || *stop > end);
         left.wiped = left.wiped.min(expected.wiped);
     }
     // One stays, by which a process that uses lock files knows that it was forked; some come to need it only because something failed.
