@@ -2,7 +2,8 @@
 //! *everybody who lives gets what it waits for*, which no model of loom's shows of loops without end.
 //!
 //! `tests/spin/*.pml` say what they leave out. Needs spin and a C compiler; says so where they are missing. The quick form is a minute of processor
-//! time; `HOSTLOCK_SPIN=all` has more turns, each process killed in its turn, and takes an hour and up to 8 GB.
+//! time; `HOSTLOCK_SPIN=all` has more turns and other
+//! victims, and takes up to 8 GB.
 
 use std::fs;
 use std::path::Path;
