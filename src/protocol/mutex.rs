@@ -30,7 +30,9 @@
 //!      wake, is killed, the mark stays until the next sleeper's sleep ends, and every sleep is bounded.
 //!   7. Whoever has waited for long marks the count as *starving* before it sleeps on. A release that finds that mark reserves the free word
 //!      (a compare-and-swap: somebody may be faster), so that nobody who just comes gets the lock before one of those who wait. Barred is only who
-//!      met that very reservation when it came, and was not alone on the count then, until its next sleep ends. So for each reservation there
+//!      met that very reservation when it came, and was not alone on the count then, until its next sleep ends. No word is reserved twice: only
+//!      whoever ended an acquisition reserves the word it left, once, for a second reservation would bar those who met the first and went
+//!      on waiting for it to end. So for each reservation there
 //!      is somebody on the count who is not barred and has yet to look: whoever leaves without the lock, and a releaser that finds nobody on the
 //!      count any more, make the word free again. If those who are not barred are killed, or stopped, the others' sleeps end; and who cannot sleep takes
 //!      what is still reserved after a moment.
@@ -324,7 +326,7 @@ impl LockWords {
             now = self.unreserve(now);
         }
         if now.is_free() {
-            self.wake_sleepers(now, wake);
+            self.wake_unreserved(now, wake);
         }
     }
 
@@ -416,8 +418,22 @@ impl LockWords {
         total_order();
         let sleepers = self.sleepers.load(SeqCst);
         if sleepers != 0 {
-            self.wake_contended(freed, sleepers, wake);
+            self.wake_first(freed, sleepers, wake);
         }
+    }
+
+    /// Invariant 7: reserves what was freed for whoever has waited for long, if anybody has, and wakes one.
+    #[cold]
+    fn wake_first(&self, freed: OwnerWord, sleepers: u32, wake: impl FnMut(&AtomicU64) -> bool) {
+        let left = if sleepers & STARVING != 0 { self.reserve(freed) } else { freed };
+        self.wake_contended(left, sleepers, wake);
+    }
+
+    /// As [`wake_sleepers`](Self::wake_sleepers), of a word that was reserved before, or that somebody else freed: it is not reserved again.
+    fn wake_unreserved(&self, left: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+        total_order();
+        let sleepers = self.sleepers.load(SeqCst);
+        self.wake_contended(left, sleepers, wake);
     }
 
     /// As [`release`](Self::release), but whoever waits is before whoever just comes.
@@ -433,7 +449,7 @@ impl LockWords {
         // HELD => RESERVED. Orderings as in `release`.
         match self.owner.compare_exchange(mine.0, reserved.0, SeqCst, Relaxed) {
             Ok(_) => {
-                self.wake_sleepers(self.settle(reserved), wake);
+                self.wake_unreserved(self.settle(reserved), wake);
                 Ok(mine.release())
             }
             Err(now) => Err(OwnerWord(now)),
@@ -443,9 +459,6 @@ impl LockWords {
     #[cold]
     fn wake_contended(&self, mut freed: OwnerWord, mut sleepers: u32, mut wake: impl FnMut(&AtomicU64) -> bool) {
         loop {
-            if sleepers & STARVING != 0 && freed.is_free() {
-                freed = self.reserve(freed);
-            }
             if sleepers & WOKEN != 0 || sleepers & !MARKS == 0 {
                 return;
             }

@@ -61,8 +61,9 @@ pub(super) fn the_starving_gives_up(algorithm: impl Algorithm, fair: bool) {
     world.assert_at_rest();
 }
 
-/// One that has waited for long gives up at any moment, while the owner releases, and another just comes.
-pub(super) fn one_of_two_gives_up(algorithm: impl Algorithm, fair: bool) {
+/// One that has waited for long gives up at any moment, while the owner releases, and another just comes, which is `hungry` as soon as it
+/// has to wait or not at all.
+pub(super) fn one_of_two_gives_up(algorithm: impl Algorithm, hungry: bool, fair: bool) {
     let world = World::new();
     let owner = world.participant(2);
     let mine = owner.acquire(algorithm);
@@ -77,7 +78,7 @@ pub(super) fn one_of_two_gives_up(algorithm: impl Algorithm, fair: bool) {
     loom::thread::yield_now();
     let releaser =
         world.spawn(2, move |me| if fair { me.release_fair(algorithm, mine) } else { me.release(algorithm, mine) });
-    let other = world.spawn(1, move |me| turn(me, algorithm, false));
+    let other = world.spawn(1, move |me| turn(me, algorithm, hungry));
     world.expire(0);
     join(vec![impatient, releaser, other]);
     world.assert_at_rest();
@@ -135,8 +136,10 @@ fn who_waited_for_long_is_first_and_nobody_is_forgotten() {
 fn what_is_reserved_for_who_gives_up_is_free_for_all() {
     explore("the starving gives up", Mode::Rmw, 3, || the_starving_gives_up(Real, false));
     explore("the starving gives up, fair release", Mode::Rmw, 3, || the_starving_gives_up(Real, true));
-    explore("one of two gives up", Mode::Rmw, 2, || one_of_two_gives_up(Real, false));
-    explore("one of two gives up, fair release", Mode::Rmw, 2, || one_of_two_gives_up(Real, true));
+    explore("one of two gives up", Mode::Rmw, 2, || one_of_two_gives_up(Real, false, false));
+    explore("one of two gives up, fair release", Mode::Rmw, 2, || one_of_two_gives_up(Real, false, true));
+    explore("one of two who starve gives up", Mode::Rmw, 2, || one_of_two_gives_up(Real, true, false));
+    explore("one of two who starve gives up, fair release", Mode::Rmw, 2, || one_of_two_gives_up(Real, true, true));
     explore("the starving gives up", Mode::Plain, 1, || the_starving_gives_up(Real, false));
 }
 

@@ -182,7 +182,7 @@ fn run(bug: Bug, bound: usize) {
         });
         explore("seeded, owner comes back", Mode::Rmw, bound, move || handoff::owner_comes_back(algorithm, 1, fair));
         explore("seeded, one of two gives up", Mode::Rmw, bound, move || {
-            handoff::one_of_two_gives_up(algorithm, fair);
+            handoff::one_of_two_gives_up(algorithm, false, fair);
         });
     }
 }
