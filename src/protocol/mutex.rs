@@ -234,7 +234,7 @@ impl LockWords {
             if let Err(refusal) = host.may_sleep() {
                 if seen.is_reserved() && may_sleep {
                     host.give_way(&self.owner, seen);
-                    may_sleep = OwnerWord(self.owner.load(Relaxed)) != seen;
+                    may_sleep = false;
                     seen = self.look();
                     continue;
                 }

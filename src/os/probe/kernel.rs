@@ -1,6 +1,6 @@
 //! What the kernel answers when it is asked without a file.
 
-use core::ptr::{null, null_mut};
+use core::ptr::null;
 use core::sync::atomic::AtomicU32;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,7 +9,9 @@ use std::{fs, io};
 use nix::errno::Errno;
 use nix::sys::statvfs::fstatvfs;
 
-use super::Tried;
+use super::{PATIENCE, Tried};
+use crate::os::clock::Monotonic;
+use crate::os::futex::{self, Woken};
 use crate::os::{fence, file, identity};
 
 /// The inode of my pidfd; `None` where pidfds have none of their own.
@@ -75,24 +77,12 @@ pub(crate) fn robust_list() -> Result<Option<(usize, libc::c_long)>, Errno> {
 
 /// Sleeping on several words.
 pub(crate) fn futex_waitv() -> Tried {
-    #[repr(C)]
-    struct Waiter {
-        value: u64,
-        address: u64,
-        flags: u32,
-        reserved: u32,
-    }
-    const FUTEX2_SIZE_U32: u32 = 2;
-    let word = AtomicU32::new(7);
-    let waiter = Waiter { value: 8, address: word.as_ptr() as u64, flags: FUTEX2_SIZE_U32, reserved: 0 };
-    let no_time = null_mut::<libc::timespec>();
-    // SAFETY: one waiter, which is there, as is its word; no time-out. The word has another value, so it does not sleep.
-    let result =
-        unsafe { libc::syscall(libc::SYS_futex_waitv, &raw const waiter, 1, 0, no_time, libc::CLOCK_MONOTONIC) };
-    match Errno::result(result) {
-        Err(Errno::EAGAIN) => Tried::Works,
-        Err(errno) => errno.into(),
-        Ok(_) => Tried::Wrong("it was woken from a word that has another value"),
+    let (word, other) = (AtomicU32::new(7), AtomicU32::new(7));
+    // It has another value, so it does not sleep.
+    match futex::wait_any(&word, 7, &[(&other, 8)], Monotonic::now().saturating_add(PATIENCE)) {
+        Woken::Changed => Tried::Works,
+        Woken::Refused(errno) => errno.into(),
+        _ => Tried::Wrong("it was woken from a word that has another value"),
     }
 }
 
