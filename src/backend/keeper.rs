@@ -11,6 +11,7 @@ use nix::sys::signal::SigSet;
 
 use crate::os::clock::Boottime;
 use crate::os::fork::Guarded;
+use crate::os::lock_file::process;
 
 /// What is looked after.
 pub(super) trait Tended: Send + Sync {
@@ -56,7 +57,7 @@ pub(super) fn in_forked_child() {
 
 /// The thread is there, and stays until this is used, or dropped.
 pub(super) struct Started {
-    process: u32,
+    process: u64,
 }
 
 /// Makes sure that the thread is there: to be asked before anything is acquired that has to be looked after.
@@ -70,8 +71,9 @@ pub(super) fn start() -> io::Result<Started> {
         before.thread_set_mask()?;
         spawned?;
     }
+    let process = process()?;
     keeper.expected += 1;
-    Ok(Started { process: std::process::id() })
+    Ok(Started { process })
 }
 
 impl Started {
@@ -85,7 +87,7 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         // Not that of a parent, in a forked child.
-        if self.process == std::process::id() {
+        if process().is_ok_and(|process| process == self.process) {
             let mut keeper = KEEPER.lock();
             keeper.expected = keeper.expected.saturating_sub(1);
         }
@@ -108,11 +110,11 @@ pub(super) fn call() {
 }
 
 fn run() {
-    let process = std::process::id();
+    let mine = process().ok();
     let mut keeper = KEEPER.lock();
     loop {
         // The program was told of a loss, and forked: this is the child's only thread, and the leases are the parent's.
-        if std::process::id() != process {
+        if process().ok() != mine {
             return;
         }
         let now = Boottime::now();

@@ -27,6 +27,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use super::lock_file::process;
+
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// As in glibc's mutexes on 64-bit machines.
 const WORD_TO_NODE: usize = 32;
@@ -106,7 +108,8 @@ struct Placed {
     at: usize,
     /// Of the list of the thread that registered.
     head: NonNull<Head>,
-    process: u32,
+    /// [`process`]: a forked child may have the PID of its parent, in a namespace of its own.
+    process: u64,
     /// [`Mine::thread`].
     thread: u64,
     /// Its id, which is used again.
@@ -173,7 +176,7 @@ impl Registered {
             pages: Placed::map(file, offset - at as u64)?,
             at,
             head,
-            process: std::process::id(),
+            process: process()?,
             thread,
             kernel_thread: nix::unistd::gettid().as_raw(),
             state: Mutex::new(State::OnList),
@@ -196,7 +199,7 @@ impl Drop for Registered {
     /// The word is somebody else's from now on.
     fn drop(&mut self) {
         let placed = &self.0;
-        if placed.process != std::process::id() {
+        if !placed.is_ours() {
             return;
         }
         if MINE.try_with(|mine| mine.thread).is_ok_and(|thread| thread == placed.thread) {
@@ -260,9 +263,6 @@ impl Placed {
 
     /// Takes it off the list of the calling thread, which put it on, and gives the pages back.
     fn take_off(&self) {
-        if self.process != std::process::id() {
-            return;
-        }
         let mut state = self.state();
         if *state == State::Gone {
             return;
@@ -286,7 +286,7 @@ impl Placed {
     fn has_thread_gone(&self) -> bool {
         let is_there = || {
             // SAFETY: no pointers; signal 0 is none.
-            let asked = unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.kernel_thread, 0) };
+            let asked = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), self.kernel_thread, 0) };
             Errno::result(asked) != Err(Errno::ESRCH)
         };
         // It takes it microseconds from there. (If another has its id by now, these pages stay.)
@@ -304,8 +304,16 @@ impl Placed {
         let _ = unsafe { munmap(self.pages, 2 * PAGE.get()) };
     }
 
-    /// Whether it was left to this thread; then it is off the list now.
+    /// Whether this process is the one that registered. In a forked child nothing of it is to be touched, nor is its lock free for sure.
+    fn is_ours(&self) -> bool {
+        process().is_ok_and(|process| process == self.process)
+    }
+
+    /// Whether it was left to this thread, or is a parent's; then it is off the list now.
     fn is_left_behind(&self) -> bool {
+        if !self.is_ours() {
+            return true;
+        }
         let is_left = *self.state() == State::LeftBehind;
         if is_left {
             self.take_off();
