@@ -169,6 +169,10 @@ fn both_want_what_the_other_has(bug: Bug) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(told.get() <= 1, "two victims");
     if told.get() == 0 {
+        // They slept, and looked again.
+        for (lock, seen) in [(1, &world.seen[0]), (0, &world.seen[1])] {
+            seen.store(world.locks[lock].load(Acquire), Relaxed);
+        }
         let looks = Looks { world: &world, known: RefCell::default() };
         let records = world.records.each_ref().map(|record| record.load(Acquire));
         let victims = [1, 2].iter().filter(|me| find(&looks, (records[**me as usize - 1], **me)).is_some()).count();
@@ -215,30 +219,31 @@ fn nobody_waits_in_a_cycle(bug: Bug) {
 /// One waits for the second lock while it has the first, and gets it, for no thread in particular; the other wants the first one. Both are all the threads there are.
 fn whoever_got_it_does_not_wait(bug: Bug) {
     let world = World::new(bug);
-    let first = world.try_acquire(0, 1).expect("it is free");
-    let second = world.try_acquire(1, 2).expect("it is free");
+    let first = world.try_acquire(0, 2).expect("it is free");
+    let second = world.try_acquire(1, 1).expect("it is free");
     let one = thread::spawn({
         let world = world.clone();
         move || {
-            world.record(1, 1);
+            world.record(1, 2);
             // What is looked at may be as here for long: the thread is stopped.
             if let Some(second) = world.try_acquire_as(1, 0) {
-                world.wait_no_more(1);
+                world.wait_no_more(2);
                 world.release(1, second);
             }
-            world.wait_no_more(1);
+            world.wait_no_more(2);
             world.release(0, first);
         }
     });
+    // Its wait is the younger one, by its clock.
     let other = thread::spawn({
         let world = world.clone();
         move || {
             world.release(1, second);
-            match world.try_acquire(0, 2) {
+            match world.try_acquire(0, 1) {
                 Some(first) => world.release(0, first),
-                None => assert!(!world.wait_for(0, 2), "a false alarm"),
+                None => assert!(!world.wait_for(0, 1), "a false alarm"),
             }
-            world.wait_no_more(2);
+            world.wait_no_more(1);
         }
     });
     one.join().unwrap();
