@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use hostlock::{Abandoned, Error, Mutex, OwnedMutexGuard, Space};
+use hostlock::{Abandoned, Backend, Error, Mutex, OwnedMutexGuard, Space};
 
 use super::control::{Control, READY};
 use super::support::raw::{NAMES_LOCK_AT, Raw, held_by};
@@ -59,6 +59,7 @@ pub struct Case {
     root: PathBuf,
     pub name: String,
     pub controls: Controls,
+    pub backend: Backend,
     pub participants: u32,
     pub locks: u32,
     /// `None` while the test is not in the space.
@@ -89,13 +90,20 @@ impl Case {
         self.root.join(&self.name)
     }
 
+    /// The file that the words are in, and where they begin.
+    fn words(&self) -> (PathBuf, u64) {
+        match self.backend {
+            Backend::Files => (self.directory().join("files"), 0),
+            _ => (self.directory().join("segment"), 1024),
+        }
+    }
+
     pub fn open(&self) -> hostlock::Result<Space> {
-        Space::builder(&self.name)
-            .root(&self.root)
-            .participants(self.participants)
-            .locks(self.locks)
-            .check_interval(CHECK)
-            .open()
+        let builder = Space::builder(&self.name).root(&self.root).locks(self.locks).check_interval(CHECK);
+        match self.backend {
+            Backend::Files => builder.backend(Backend::Files).open(),
+            _ => builder.participants(self.participants).open(),
+        }
     }
 
     pub fn enter(&mut self) {
@@ -336,29 +344,31 @@ fn strays(raw: &Raw) -> [u32; COUNTS] {
     strays
 }
 
-/// The segment behind its header as it was at the last look.
+/// The segment behind its header, or the file of lock files, as it was at the last look.
 struct Seen {
     path: PathBuf,
+    from: u64,
     file: Option<File>,
     bytes: Vec<u8>,
     before: Vec<u8>,
 }
 
 impl Seen {
-    fn new(directory: &Path) -> Self {
-        Self { path: directory.join("segment"), file: None, bytes: Vec::new(), before: Vec::new() }
+    fn new(case: &Case) -> Self {
+        let (path, from) = case.words();
+        Self { path, from, file: None, bytes: Vec::new(), before: Vec::new() }
     }
 
     fn has_changed(&mut self) -> bool {
         if self.file.is_none() {
             let Ok(file) = File::open(&self.path) else { return false };
-            let size = file.metadata().expect("a segment").len() as usize - 1024;
+            let size = (file.metadata().expect("a file").len() - self.from) as usize;
             self.file = Some(file);
             self.bytes = vec![0; size];
             self.before = vec![0; size];
         }
         let file = self.file.as_ref().expect("opened above");
-        file.read_exact_at(&mut self.bytes, 1024).expect("a whole segment");
+        file.read_exact_at(&mut self.bytes, self.from).expect("a whole file");
         std::mem::swap(&mut self.bytes, &mut self.before);
         self.bytes != self.before
     }
@@ -381,6 +391,7 @@ pub fn sweep(plan: &Plan) {
             // Of one length, so that all victims execute the same instructions.
             name: format!("{number:08}"),
             controls,
+            backend: Backend::Auto,
             participants: 6,
             locks: 4,
             space: None,
@@ -406,7 +417,7 @@ pub fn sweep(plan: &Plan) {
     let Some((case, mut victim)) = begin() else {
         crate::skip!("{}: this process may not trace its children", plan.what);
     };
-    let mut seen = Seen::new(&case.directory());
+    let mut seen = Seen::new(&case);
     let points = victim.record(|| seen.has_changed());
     end(case, victim);
 
@@ -430,7 +441,7 @@ pub fn sweep(plan: &Plan) {
         let (case, mut victim) = begin().expect("as before");
         // Allocations and the clock take an instruction more or less each time; where it does not get to the very point, it is
         // killed near by.
-        let mut seen = Seen::new(&case.directory());
+        let mut seen = Seen::new(&case);
         let miss = usize::from(!victim.go_to(point, || seen.has_changed()));
         end(case, victim);
         (tried, missed) = (tried + 1, missed + miss);

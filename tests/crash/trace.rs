@@ -5,8 +5,9 @@
 //! victims of a sweep are forked from one process, so their addresses are the same, and one recorded run tells where all
 //! points are.
 //!
-//! All that depends on the processor stands in [`next_instruction`].
+//! All that depends on the processor stands at the beginning, up to [`is_futex_wait`].
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
@@ -49,6 +50,34 @@ fn next_instruction(_: Pid) -> (u64, Instruction) {
     unreachable!("sweeps are skipped on this processor")
 }
 
+/// Code that begins with a breakpoint instead of its first instruction.
+#[cfg(target_arch = "x86_64")]
+fn with_breakpoint(code: i64) -> i64 {
+    code & !0xFF | 0xCC
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn with_breakpoint(_: i64) -> i64 {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// Puts a victim that came upon a breakpoint back before it; whether that was the one at `address`.
+#[cfg(target_arch = "x86_64")]
+fn is_back_at(victim: Pid, address: u64) -> bool {
+    let mut registers = ptrace::getregs(victim).expect("the registers of a stopped victim");
+    let is_it = registers.rip == address + 1;
+    if is_it {
+        registers.rip = address;
+        ptrace::setregs(victim, registers).expect("the registers of a stopped victim");
+    }
+    is_it
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_back_at(_: Pid, _: u64) -> bool {
+    unreachable!("sweeps are skipped on this processor")
+}
+
 /// What a victim's last futex call gave: 0 if it was woken.
 #[cfg(target_arch = "x86_64")]
 pub fn result_of_call(victim: &Victim) -> i64 {
@@ -82,6 +111,8 @@ pub struct Point {
     pub steps: u32,
     /// Of these instructions, how many changed the segment; 0 unless the last one did.
     pub changes: u32,
+    /// Address of the last of these instructions, and how often it was executed since the call.
+    pub last: (u64, u32),
     /// Address of the next instruction, by which a later run knows that it is in the same place.
     pub address: u64,
     /// The instruction before made a system call, or changed the segment.
@@ -247,8 +278,9 @@ impl Victim {
     pub fn record(&mut self, mut changed: impl FnMut() -> bool) -> Vec<Point> {
         changed();
         let (address, mut next) = next_instruction(self.pid);
-        let mut points = vec![Point { calls: 0, steps: 0, changes: 0, address, told_apart: true }];
+        let mut points = vec![Point { calls: 0, steps: 0, changes: 0, last: (0, 0), address, told_apart: true }];
         let begin = Instant::now();
+        let (mut at, mut visits) = (address, HashMap::new());
         let (mut calls, mut steps, mut changes) = (0, 0, 0);
         while !self.has_ended() {
             assert!(begin.elapsed() < PATIENCE, "the operation does not come to an end: {} points", points.len());
@@ -262,15 +294,20 @@ impl Victim {
             }
             self.step();
             let (is_call, is_change) = (next == Instruction::SystemCall, changed());
+            let mut last = (at, 0);
             if is_call {
                 (calls, steps, changes) = (calls + 1, 0, 0);
+                visits.clear();
             } else {
                 (steps, changes) = (steps + 1, changes + u32::from(is_change));
+                let count = visits.entry(at).or_insert(0);
+                *count += 1;
+                last.1 = *count;
             }
             let (address, instruction) = next_instruction(self.pid);
-            next = instruction;
+            (at, next) = (address, instruction);
             let changes = if is_change { changes } else { 0 };
-            points.push(Point { calls, steps, changes, address, told_apart: is_call || is_change });
+            points.push(Point { calls, steps, changes, last, address, told_apart: is_call || is_change });
         }
         points
     }
@@ -284,6 +321,15 @@ impl Victim {
                 return false;
             }
             self.run_to_call();
+        }
+        // As a stop costs much more than an instruction, to what is far by a breakpoint.
+        let (address, visits) = point.last;
+        if point.steps > FAR && visits < point.steps / FAR {
+            if !self.run_to(address, visits) {
+                return false;
+            }
+            self.step();
+            return next_instruction(self.pid).0 == point.address;
         }
         let (mut steps, mut changes) = (0, 0);
         if point.changes > 0 {
@@ -303,12 +349,38 @@ impl Victim {
         next_instruction(self.pid).0 == point.address
     }
 
+    /// Runs until it is about to execute the instruction at `address` for the so many-th time; `false`: it came to a system call before.
+    fn run_to(&mut self, address: u64, visits: u32) -> bool {
+        let at = address as ptrace::AddressType;
+        let code = ptrace::read(self.pid, at).expect("the code of a stopped victim");
+        for visit in 0..visits {
+            if visit > 0 {
+                self.step();
+            }
+            ptrace::write(self.pid, at, with_breakpoint(code)).expect("the code of a stopped victim");
+            self.start_to_call();
+            let is_there = match self.wait() {
+                WaitStatus::PtraceSyscall(_) => false,
+                WaitStatus::Stopped(_, Signal::SIGTRAP) if is_back_at(self.pid, address) => true,
+                other => self.unexpected(other),
+            };
+            ptrace::write(self.pid, at, code).expect("the code of a stopped victim");
+            if !is_there {
+                return false;
+            }
+        }
+        true
+    }
+
     pub fn kill(&mut self) {
         // Before: what survivors do from now on, they may do.
         self.control.dead.store(1, SeqCst);
         self.forked.kill();
     }
 }
+
+/// From so many instructions on a breakpoint is faster than a stop at each.
+const FAR: u32 = 100;
 
 /// The exit code of a child that nobody may trace.
 pub const REFUSED: i32 = 77;
