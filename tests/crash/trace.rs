@@ -5,7 +5,7 @@
 //! victims of a sweep are forked from one process, so their addresses are the same, and one recorded run tells where all
 //! points are.
 //!
-//! All that depends on the processor stands at the beginning, up to [`is_futex_wait`].
+//! All that depends on the processor stands at the beginning, up to [`is_pause`].
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicI32;
@@ -32,10 +32,21 @@ pub enum Instruction {
 /// Whether [`next_instruction`] knows this processor.
 pub const KNOWN_PROCESSOR: bool = cfg!(target_arch = "x86_64");
 
+/// Where `victim` stands.
+#[cfg(target_arch = "x86_64")]
+fn address_of(victim: Pid) -> u64 {
+    ptrace::getregs(victim).expect("the registers of a stopped victim").rip
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn address_of(_: Pid) -> u64 {
+    unreachable!("sweeps are skipped on this processor")
+}
+
 /// Where `victim` stands, and what it executes next.
 #[cfg(target_arch = "x86_64")]
 fn next_instruction(victim: Pid) -> (u64, Instruction) {
-    let at = ptrace::getregs(victim).expect("the registers of a stopped victim").rip;
+    let at = address_of(victim);
     let bytes = ptrace::read(victim, at as ptrace::AddressType).expect("the code of a stopped victim");
     let instruction = match bytes as u64 & 0xFFFF {
         0x050F => Instruction::SystemCall,
@@ -99,6 +110,18 @@ pub fn is_futex_wait(victim: &Victim) -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub fn is_futex_wait(_: &Victim) -> bool {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// Whether that call is a pause.
+#[cfg(target_arch = "x86_64")]
+pub fn is_pause(victim: &Victim) -> bool {
+    let registers = ptrace::getregs(victim.pid).expect("the registers of a stopped victim");
+    registers.orig_rax as i64 == libc::SYS_clock_nanosleep
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub fn is_pause(_: &Victim) -> bool {
     unreachable!("sweeps are skipped on this processor")
 }
 
@@ -273,18 +296,34 @@ impl Victim {
         self.forked.state() == Some('t')
     }
 
-    /// Leads it through the whole operation, and notes every point of it. `changed` says whether the segment has changed since it
-    /// was asked the last time.
-    pub fn record(&mut self, mut changed: impl FnMut() -> bool) -> Vec<Point> {
+    /// Runs it through the whole operation from one system call to the next: whether the segment changed before each of them.
+    pub fn outline(&mut self, mut changed: impl FnMut() -> bool) -> Vec<bool> {
+        let mut spans = Vec::new();
+        loop {
+            changed();
+            self.run_to_call();
+            spans.push(changed());
+            if self.has_ended() {
+                return spans;
+            }
+            self.run_to_call();
+        }
+    }
+
+    /// Leads it through the whole operation, and notes every point of it, but of the spans between system calls that an outline says
+    /// change nothing only the first. `changed` says whether the segment has changed since it was asked the last time.
+    pub fn record(&mut self, outline: Option<&[bool]>, mut changed: impl FnMut() -> bool) -> Vec<Point> {
         changed();
         let (address, mut next) = next_instruction(self.pid);
         let mut points = vec![Point { calls: 0, steps: 0, changes: 0, last: (0, 0), address, told_apart: true }];
         let begin = Instant::now();
-        let (mut at, mut visits) = (address, HashMap::new());
+        // What was executed once need not be read again.
+        let (mut at, mut visits, mut code) = (address, HashMap::new(), HashMap::new());
         let (mut calls, mut steps, mut changes) = (0, 0, 0);
         while !self.has_ended() {
             assert!(begin.elapsed() < PATIENCE, "the operation does not come to an end: {} points", points.len());
-            if next == Instruction::Pause {
+            let changes_nothing = outline.is_some_and(|spans| spans.get(calls as usize) == Some(&false));
+            if next == Instruction::Pause || changes_nothing && next != Instruction::SystemCall {
                 // Spinning is tens of thousands of instructions that only look. It ends in a system call.
                 self.run_to_call();
                 if self.has_ended() {
@@ -304,8 +343,8 @@ impl Victim {
                 *count += 1;
                 last.1 = *count;
             }
-            let (address, instruction) = next_instruction(self.pid);
-            (at, next) = (address, instruction);
+            let address = address_of(self.pid);
+            (at, next) = (address, *code.entry(address).or_insert_with(|| next_instruction(self.pid).1));
             let changes = if is_change { changes } else { 0 };
             points.push(Point { calls, steps, changes, last, address, told_apart: is_call || is_change });
         }
