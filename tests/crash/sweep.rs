@@ -62,6 +62,8 @@ pub struct Case {
     pub backend: Backend,
     pub participants: u32,
     pub locks: u32,
+    /// Bytes for what has extents.
+    pub extents: Option<u64>,
     /// `None` while the test is not in the space.
     pub space: Option<Space>,
     pub sleeper: Option<Forked>,
@@ -101,7 +103,10 @@ impl Case {
     }
 
     pub fn open(&self) -> hostlock::Result<Space> {
-        let builder = Space::builder(&self.name).root(&self.root).locks(self.locks).check_interval(CHECK);
+        let mut builder = Space::builder(&self.name).root(&self.root).locks(self.locks).check_interval(CHECK);
+        if let Some(bytes) = self.extents {
+            builder = builder.extents(bytes);
+        }
         match self.backend {
             Backend::Files => builder.backend(Backend::Files).open(),
             _ => builder.participants(self.participants).open(),
@@ -397,6 +402,7 @@ pub fn sweep(plan: &Plan) {
             backend: Backend::Auto,
             participants: 6,
             locks: 4,
+            extents: None,
             space: None,
             sleeper: None,
             guard: None,
