@@ -7,6 +7,9 @@
 #[allow(dead_code)]
 #[path = "crash/control.rs"]
 mod control;
+#[allow(dead_code)]
+#[path = "crash/scene.rs"]
+mod scene;
 mod support;
 #[allow(dead_code)]
 #[path = "crash/sweep.rs"]
@@ -18,49 +21,14 @@ mod trace;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use control::{Control, ENDED};
 use hostlock::{Error, RwLock, Semaphore};
+use scene::{BOUND, end_of_sleeper, look_around, note, victim};
 use sweep::{Case, JOIN, NAME, Plan, join_in, sweep};
 use trace::Victim;
 
-/// A survivor that does not get what is free, or a dead one's, in this time is stuck.
-const BOUND: Duration = Duration::from_secs(20);
 /// Long enough that a victim that is led step by step gets to its sleep before it is over.
 const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 150 } else { 100 });
 const PERMITS: u32 = 3;
-
-/// The victim of all of these: joins, then does `what`.
-fn victim(case: &Case, what: impl FnOnce(&'static Control)) -> Option<Victim> {
-    let join = case.mutex(JOIN);
-    Victim::new(case.controls.victim, |control| {
-        join_in(&join);
-        control.begin();
-        what(control);
-    })
-}
-
-fn note(case: &mut Case, _: &Victim) {
-    case.note_strays();
-}
-
-/// Whoever slept got what it waited for, alone if it has to be.
-fn end_of_sleeper(case: &mut Case) {
-    if let Some(mut sleeper) = case.sleeper.take() {
-        let control = case.controls.sleeper;
-        control.wait_for(ENDED, "a sleeper is stuck");
-        assert_eq!(control.crowded.load(SeqCst), 0, "two who exclude each other were inside");
-        sleeper.kill();
-    }
-}
-
-/// In the sleeper, which is inside: nobody else is, but the dead.
-fn look_around(control: &Control, victim: &Control) {
-    control.inside.store(1, SeqCst);
-    if victim.inside.load(SeqCst) == 1 && victim.dead.load(SeqCst) == 0 {
-        control.crowded.store(1, SeqCst);
-    }
-    control.inside.store(0, SeqCst);
-}
 
 // Readers and writers.
 

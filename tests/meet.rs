@@ -396,6 +396,27 @@ fn a_member_that_died_after_it_arrived_breaks_the_next_phase() {
 }
 
 #[test]
+fn a_phase_is_passed_though_who_arrived_and_died_was_cleaned_up_after() {
+    let root = root();
+    let space = space(&root);
+    let barrier = space.barrier("barrier", 3).unwrap();
+    let (mut one, mut two) = (barrier.join().unwrap(), barrier.join().unwrap());
+    let mut other = start("member", &[path(&root)]);
+    other.expect("joined");
+    other.tell("arrive");
+    wait_until("it sleeps", || space.usage().waiting == 1);
+    let pid = other.process.id();
+    other.kill();
+    assert_eq!(space.recover_dead().unwrap(), 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(two.wait_for(BOUND).unwrap().phase, 0));
+        assert_eq!(one.wait_for(BOUND).unwrap().phase, 0);
+    });
+    let broken = one.wait_for(BOUND).unwrap_err();
+    assert!(matches!(&broken, Error::Broken { phase: 1, by, .. } if by.pid == Some(pid)), "{broken}");
+}
+
+#[test]
 fn whoever_gives_up_waiting_breaks_it_for_all() {
     let root = root();
     let space = space(&root);

@@ -23,7 +23,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Segment;
-use super::format::{Record, load_printable, store_text};
+use super::format::{Kind, Meta, Record, load_printable, store_text};
 use super::names::is_fresh;
 use crate::digest::fnv1a;
 use crate::os::clock::{self, wall_clock_nanos};
@@ -361,10 +361,13 @@ impl Segment {
                 told
             };
             let held = recovery::give_back(&entry.lock, dead, told, wake).is_some();
+            let kind = Kind::from_number(Meta(entry.meta.load(Relaxed)).kind());
             let parts = self.give_back_parts(entry, dead, incarnation, |seat, word| {
                 note(word);
-                // Beside the entry's note, which is of one death only.
-                seat.note.store(semaphore::note_of_death(word, pid), Relaxed);
+                // Beside the entry's note, which is of one death only. Of a barrier and a latch a seat's note says that it arrived, or counted: it did.
+                if kind == Some(Kind::Semaphore) {
+                    seat.note.store(semaphore::note_of_death(word, pid), Relaxed);
+                }
             });
             if held || parts {
                 entry.recovered.fetch_add(1, Relaxed);

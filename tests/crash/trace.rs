@@ -5,8 +5,9 @@
 //! victims of a sweep are forked from one process, so their addresses are the same, and one recorded run tells where all
 //! points are.
 //!
-//! All that depends on the processor stands in [`next_instruction`].
+//! All that depends on the processor stands at the beginning, up to [`is_pause`].
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
@@ -31,10 +32,21 @@ pub enum Instruction {
 /// Whether [`next_instruction`] knows this processor.
 pub const KNOWN_PROCESSOR: bool = cfg!(target_arch = "x86_64");
 
+/// Where `victim` stands.
+#[cfg(target_arch = "x86_64")]
+fn address_of(victim: Pid) -> u64 {
+    ptrace::getregs(victim).expect("the registers of a stopped victim").rip
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn address_of(_: Pid) -> u64 {
+    unreachable!("sweeps are skipped on this processor")
+}
+
 /// Where `victim` stands, and what it executes next.
 #[cfg(target_arch = "x86_64")]
 fn next_instruction(victim: Pid) -> (u64, Instruction) {
-    let at = ptrace::getregs(victim).expect("the registers of a stopped victim").rip;
+    let at = address_of(victim);
     let bytes = ptrace::read(victim, at as ptrace::AddressType).expect("the code of a stopped victim");
     let instruction = match bytes as u64 & 0xFFFF {
         0x050F => Instruction::SystemCall,
@@ -46,6 +58,34 @@ fn next_instruction(victim: Pid) -> (u64, Instruction) {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn next_instruction(_: Pid) -> (u64, Instruction) {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// Code that begins with a breakpoint instead of its first instruction.
+#[cfg(target_arch = "x86_64")]
+fn with_breakpoint(code: i64) -> i64 {
+    code & !0xFF | 0xCC
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn with_breakpoint(_: i64) -> i64 {
+    unreachable!("sweeps are skipped on this processor")
+}
+
+/// Puts a victim that came upon a breakpoint back before it; whether that was the one at `address`.
+#[cfg(target_arch = "x86_64")]
+fn is_back_at(victim: Pid, address: u64) -> bool {
+    let mut registers = ptrace::getregs(victim).expect("the registers of a stopped victim");
+    let is_it = registers.rip == address + 1;
+    if is_it {
+        registers.rip = address;
+        ptrace::setregs(victim, registers).expect("the registers of a stopped victim");
+    }
+    is_it
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_back_at(_: Pid, _: u64) -> bool {
     unreachable!("sweeps are skipped on this processor")
 }
 
@@ -73,6 +113,18 @@ pub fn is_futex_wait(_: &Victim) -> bool {
     unreachable!("sweeps are skipped on this processor")
 }
 
+/// Whether that call is a pause.
+#[cfg(target_arch = "x86_64")]
+pub fn is_pause(victim: &Victim) -> bool {
+    let registers = ptrace::getregs(victim.pid).expect("the registers of a stopped victim");
+    registers.orig_rax as i64 == libc::SYS_clock_nanosleep
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub fn is_pause(_: &Victim) -> bool {
+    unreachable!("sweeps are skipped on this processor")
+}
+
 /// A place in an operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
@@ -82,6 +134,8 @@ pub struct Point {
     pub steps: u32,
     /// Of these instructions, how many changed the segment; 0 unless the last one did.
     pub changes: u32,
+    /// Address of the last of these instructions, and how often it was executed since the call.
+    pub last: (u64, u32),
     /// Address of the next instruction, by which a later run knows that it is in the same place.
     pub address: u64,
     /// The instruction before made a system call, or changed the segment.
@@ -242,17 +296,34 @@ impl Victim {
         self.forked.state() == Some('t')
     }
 
-    /// Leads it through the whole operation, and notes every point of it. `changed` says whether the segment has changed since it
-    /// was asked the last time.
-    pub fn record(&mut self, mut changed: impl FnMut() -> bool) -> Vec<Point> {
+    /// Runs it through the whole operation from one system call to the next: whether the segment changed before each of them.
+    pub fn outline(&mut self, mut changed: impl FnMut() -> bool) -> Vec<bool> {
+        let mut spans = Vec::new();
+        loop {
+            changed();
+            self.run_to_call();
+            spans.push(changed());
+            if self.has_ended() {
+                return spans;
+            }
+            self.run_to_call();
+        }
+    }
+
+    /// Leads it through the whole operation, and notes every point of it, but of the spans between system calls that an outline says
+    /// change nothing only the first. `changed` says whether the segment has changed since it was asked the last time.
+    pub fn record(&mut self, outline: Option<&[bool]>, mut changed: impl FnMut() -> bool) -> Vec<Point> {
         changed();
         let (address, mut next) = next_instruction(self.pid);
-        let mut points = vec![Point { calls: 0, steps: 0, changes: 0, address, told_apart: true }];
+        let mut points = vec![Point { calls: 0, steps: 0, changes: 0, last: (0, 0), address, told_apart: true }];
         let begin = Instant::now();
+        // What was executed once need not be read again.
+        let (mut at, mut visits, mut code) = (address, HashMap::new(), HashMap::new());
         let (mut calls, mut steps, mut changes) = (0, 0, 0);
         while !self.has_ended() {
             assert!(begin.elapsed() < PATIENCE, "the operation does not come to an end: {} points", points.len());
-            if next == Instruction::Pause {
+            let changes_nothing = outline.is_some_and(|spans| spans.get(calls as usize) == Some(&false));
+            if next == Instruction::Pause || changes_nothing && next != Instruction::SystemCall {
                 // Spinning is tens of thousands of instructions that only look. It ends in a system call.
                 self.run_to_call();
                 if self.has_ended() {
@@ -262,15 +333,20 @@ impl Victim {
             }
             self.step();
             let (is_call, is_change) = (next == Instruction::SystemCall, changed());
+            let mut last = (at, 0);
             if is_call {
                 (calls, steps, changes) = (calls + 1, 0, 0);
+                visits.clear();
             } else {
                 (steps, changes) = (steps + 1, changes + u32::from(is_change));
+                let count = visits.entry(at).or_insert(0);
+                *count += 1;
+                last.1 = *count;
             }
-            let (address, instruction) = next_instruction(self.pid);
-            next = instruction;
+            let address = address_of(self.pid);
+            (at, next) = (address, *code.entry(address).or_insert_with(|| next_instruction(self.pid).1));
             let changes = if is_change { changes } else { 0 };
-            points.push(Point { calls, steps, changes, address, told_apart: is_call || is_change });
+            points.push(Point { calls, steps, changes, last, address, told_apart: is_call || is_change });
         }
         points
     }
@@ -284,6 +360,15 @@ impl Victim {
                 return false;
             }
             self.run_to_call();
+        }
+        // As a stop costs much more than an instruction, to what is far by a breakpoint.
+        let (address, visits) = point.last;
+        if point.steps > FAR && visits < point.steps / FAR {
+            if !self.run_to(address, visits) {
+                return false;
+            }
+            self.step();
+            return next_instruction(self.pid).0 == point.address;
         }
         let (mut steps, mut changes) = (0, 0);
         if point.changes > 0 {
@@ -303,12 +388,38 @@ impl Victim {
         next_instruction(self.pid).0 == point.address
     }
 
+    /// Runs until it is about to execute the instruction at `address` for the so many-th time; `false`: it came to a system call before.
+    fn run_to(&mut self, address: u64, visits: u32) -> bool {
+        let at = address as ptrace::AddressType;
+        let code = ptrace::read(self.pid, at).expect("the code of a stopped victim");
+        for visit in 0..visits {
+            if visit > 0 {
+                self.step();
+            }
+            ptrace::write(self.pid, at, with_breakpoint(code)).expect("the code of a stopped victim");
+            self.start_to_call();
+            let is_there = match self.wait() {
+                WaitStatus::PtraceSyscall(_) => false,
+                WaitStatus::Stopped(_, Signal::SIGTRAP) if is_back_at(self.pid, address) => true,
+                other => self.unexpected(other),
+            };
+            ptrace::write(self.pid, at, code).expect("the code of a stopped victim");
+            if !is_there {
+                return false;
+            }
+        }
+        true
+    }
+
     pub fn kill(&mut self) {
         // Before: what survivors do from now on, they may do.
         self.control.dead.store(1, SeqCst);
         self.forked.kill();
     }
 }
+
+/// From so many instructions on a breakpoint is faster than a stop at each.
+const FAR: u32 = 100;
 
 /// The exit code of a child that nobody may trace.
 pub const REFUSED: i32 = 77;

@@ -1,0 +1,50 @@
+//! Victims and those beside them, as several sweeps have them.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use super::control::{Control, ENDED};
+use super::sweep::{Case, JOIN, join_in};
+use super::trace::Victim;
+
+/// A survivor that does not get what is free, or a dead one's, in this time is stuck.
+pub const BOUND: Duration = Duration::from_secs(20);
+
+/// The victim of most sweeps: joins, then does `what`.
+pub fn victim(case: &Case, what: impl FnOnce(&'static Control)) -> Option<Victim> {
+    after(case, || (), |control, ()| what(control))
+}
+
+/// A victim that joins and does something `before` the operation, which goes on with what came of that.
+pub fn after<T>(case: &Case, before: impl FnOnce() -> T, what: impl FnOnce(&'static Control, T)) -> Option<Victim> {
+    let join = case.mutex(JOIN);
+    Victim::new(case.controls.victim, |control| {
+        join_in(&join);
+        let given = before();
+        control.begin();
+        what(control, given);
+    })
+}
+
+pub fn note(case: &mut Case, _: &Victim) {
+    case.note_strays();
+}
+
+/// Whoever slept got what it waited for, alone if it has to be.
+pub fn end_of_sleeper(case: &mut Case) {
+    if let Some(mut sleeper) = case.sleeper.take() {
+        let control = case.controls.sleeper;
+        control.wait_for(ENDED, "a sleeper is stuck");
+        assert_eq!(control.crowded.load(SeqCst), 0, "two who exclude each other were inside");
+        sleeper.kill();
+    }
+}
+
+/// In the sleeper, which is inside: nobody else is, but the dead.
+pub fn look_around(control: &Control, victim: &Control) {
+    control.inside.store(1, SeqCst);
+    if victim.inside.load(SeqCst) == 1 && victim.dead.load(SeqCst) == 0 {
+        control.crowded.store(1, SeqCst);
+    }
+    control.inside.store(0, SeqCst);
+}
