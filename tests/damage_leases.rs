@@ -309,7 +309,9 @@ fn no_flipped_bit_of_a_reservation_lets_in_who_just_comes_or_loses_who_waits() {
             Ok(_) => "GOT".into(),
             Err(error) => variant(error),
         };
-        assert!(said != "GOT", "bit {bit}: {word:#x}");
+        // Those for whom it is reserved are stopped, so what still says so is had after a moment.
+        let is_reserved = (word ^ 1 << bit) & 0xFFFE == 0b110;
+        assert!(said != "GOT" || is_reserved, "bit {bit}: {word:#x}");
         *seen.entry(said).or_default() += 1;
         drop(outcome);
         waiter.signal(Signal::SIGCONT);

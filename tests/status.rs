@@ -130,7 +130,10 @@ fn every_state_is_shown_in_stable_columns_and_as_json() {
 fn who_waits_for_whom_is_shown() {
     let place = Place::new();
     let space = support::space_named("space", place.root.path());
-    assert_eq!(table(&place, &["--waits"]), [["PID", "COMMAND", "THREAD", "NAME", "KIND", "SECONDS", "HOLDERS"]]);
+    assert_eq!(
+        table(&place, &["--waits"]),
+        [["PID", "COMMAND", "THREAD", "NAME", "KIND", "SECONDS", "HOLDERS", "FOR"]]
+    );
     let last = space.mutex("last").unwrap().lock_owned().unwrap();
     let (tool, path) = (env!("CARGO_BIN_EXE_hostlock"), place.space());
     let path = path.to_str().unwrap();
@@ -145,6 +148,8 @@ fn who_waits_for_whom_is_shown() {
     assert!(rows[1][6].starts_with(&format!("{}(status-", std::process::id())), "{rows:?}");
     assert_eq!(row(2), (&*first.pid().to_string(), "hostlock", "middle", "mutex"));
     assert_eq!(rows[2][6], format!("{}(hostlock)", middle.pid()));
+    // Which leads on: the one that waits above holds this for somebody else's sake.
+    assert_eq!((&*rows[1][7], &*rows[2][7]), ("-", &*format!("{inner}(hostlock)")));
     assert!(rows[1][5].parse::<f64>().unwrap() >= rows[2][5].parse::<f64>().unwrap(), "the longest first: {rows:?}");
     assert_eq!(table(&place, &["--waits", "last"]).len(), 2);
     drop(last);

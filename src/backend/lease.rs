@@ -330,15 +330,19 @@ impl Tenure {
         let was_held = self.running().is_some();
         self.ends.store(0, Relaxed);
         let end = if end == End::Release && self.terms.fair { End::ReleaseFair } else { end };
-        let ended = was_held && self.leased.end(end);
-        if !was_held && Boottime::now().0 >= self.ends_for_others.load(Relaxed) {
-            self.leased.end(End::Lose);
-        }
+        let (now, ends_for_others) = (Boottime::now(), Boottime(self.ends_for_others.load(Relaxed)));
+        // If it was lost before its time it was found to be somebody else's, or damaged, which a release undoes.
+        let in_time = now.saturating_add(self.terms.delay) < ends_for_others;
+        let ended = match was_held || in_time {
+            true => self.leased.end(end),
+            false if now >= ends_for_others => self.leased.end(End::Lose),
+            false => false,
+        };
         drop(changing);
         if self.terms.is_tended() {
             keeper::forget();
         }
-        ended
+        was_held && ended
     }
 }
 

@@ -14,8 +14,8 @@ use crate::support::raw::Raw;
 use crate::support::{Actor, PATIENCE, start, wait_until};
 
 pub const PAGE: usize = 4096;
-/// The smallest a segment can be: header and globals, and a page for each of the four tables.
-pub const SIZE: usize = 5 * PAGE;
+/// The smallest a segment can be: header and globals, a page for each of the four tables, and two for four life words.
+pub const SIZE: usize = 7 * PAGE;
 
 /// The smallest space in which three processes have room beside one that comes and goes.
 pub fn open(root: &Path) -> Result<Space> {
@@ -41,6 +41,8 @@ pub fn region(at: usize) -> Option<Place> {
         .or_else(|| table("waiter", 2 * PAGE, 64, 16, 0))
         .or_else(|| table("cell", 3 * PAGE, 4, 8, 8))
         .or_else(|| table("entry", 4 * PAGE, 256, 4, 2))
+        .or_else(|| table("life", 6 * PAGE - 24, 8, 3, 2))
+        .or_else(|| table("life", 7 * PAGE - 24, 8, 1, 0))
 }
 
 /// The size of a waiter record.

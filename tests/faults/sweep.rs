@@ -43,7 +43,7 @@ fn ways(made: Made, nth: usize) -> Vec<Errno> {
         return ALL.into();
     }
     let by_turns = [Errno::ENOMEM, Errno::EPERM][nth % 2];
-    match made == Made::FilesUnmapped || nth > 30 {
+    match made == Made::FilesUnmapped || nth > 8 {
         true => vec![[by_turns, Errno::EINTR][nth / 2 % 2]],
         false => vec![by_turns, Errno::EINTR],
     }
