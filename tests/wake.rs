@@ -46,10 +46,12 @@ fn holder(arguments: &[String]) {
     }
 }
 
+type Wait = fn(&Space) -> hostlock::Result<()>;
+
 /// Waits for what is held, in a thread each, and says when it has that.
 fn waiter(arguments: &[String]) {
     let space = space(&arguments[0]);
-    let waits: [(&str, fn(&Space) -> hostlock::Result<()>); 6] = [
+    let waits: [(&str, Wait); 6] = [
         ("mutex", |space| space.mutex("mutex")?.lock().map(drop)),
         ("write a read one", |space| space.rwlock("read")?.write().map(drop)),
         ("read a written one", |space| space.rwlock("write")?.read().map(drop)),

@@ -214,9 +214,11 @@ impl Me {
 
     /// How long it asks for, and as what.
     fn terms(&mut self) -> (Duration, Lease) {
-        let span = Duration::from_millis(2 + self.below(12));
+        let is_kept = self.one_in(3);
+        // Shorter ones nobody can keep.
+        let span = Duration::from_millis(self.below(12) + if is_kept { 10 } else { 2 });
         let lease = Lease::new(span);
-        let lease = if self.one_in(3) { lease.kept() } else { lease };
+        let lease = if is_kept { lease.kept() } else { lease };
         let lease = if self.one_in(4) { lease.lock_delay(Duration::from_millis(2)) } else { lease };
         (span, if self.one_in(4) { lease.fair() } else { lease })
     }

@@ -50,9 +50,9 @@ fn value(now: u64, words: &Words, pids: &[u64], random: &mut Random) -> u64 {
         2 => now.wrapping_add(one_epoch),
         3 => now.wrapping_sub(one_epoch),
         // Held by another, perhaps with a lease, or abandoned.
-        4 | 5 => held_by(slot, epoch) ^ random.draw() % 4,
+        4 | 5 => held_by(slot, epoch) ^ (random.draw() % 4),
         // Free, perhaps reserved, or abandoned.
-        6 | 7 => epoch << 16 | random.draw() % 4,
+        6 | 7 => (epoch << 16) | (random.draw() % 4),
         8 => random.draw() % 8,
         9 => [0, u64::MAX, 1 << 63, u64::MAX >> 1, u64::MAX << 32, u64::from(u32::MAX)][(random.draw() % 6) as usize],
         // One half, a count or a PID, perhaps one of those that mean everybody.
