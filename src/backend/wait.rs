@@ -30,8 +30,8 @@ const SOON: Duration = Duration::from_millis(1);
 const BELIEVED: Duration = Duration::from_millis(5);
 /// Of so many looks at somebody who may be dying the first ones come at once, and then each after a pause twice as long as the one before, up to [`SOON`]. What has not become of
 /// it by then is left to the other looks: it was one thread of a process that lives.
-const HURRIED: u32 = 300;
-const YIELDS: u32 = 30;
+const HURRIED: u32 = 400;
+const YIELDS: u32 = 100;
 const FIRST_HURRY: Duration = Duration::from_micros(20);
 /// Who has waited for so long is before whoever just comes.
 const STARVING: Duration = Duration::from_millis(1);
