@@ -105,7 +105,10 @@ pub fn result_of_call(_: &Victim) -> i64 {
 pub fn is_futex_wait(victim: &Victim) -> bool {
     let registers = ptrace::getregs(victim.pid).expect("the registers of a stopped victim");
     let operation = registers.rsi as i32 & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME);
-    registers.orig_rax as i64 == libc::SYS_futex && matches!(operation, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET)
+    match registers.orig_rax as i64 {
+        libc::SYS_futex => matches!(operation, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET),
+        call => call == libc::SYS_futex_waitv,
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
