@@ -237,7 +237,8 @@ impl Segment {
         let entry = &self.entries[index as usize];
         // SeqCst: whoever reads counted itself before it looked at the word that the caller is in now.
         let Some(kind) = Kind::from_number(meta.kind()) else { return false };
-        if self.is_slept_on(index, entry.bell.sleepers.load(SeqCst)) {
+        let counted = entry.bell.sleepers.load(SeqCst);
+        if counted != 0 && (deaths == Deaths::Told || self.is_slept_on(index, counted)) {
             return false;
         }
         match kind {
@@ -251,7 +252,8 @@ impl Segment {
     }
 
     /// Whether anybody sleeps on the entry, of which so many are `counted`. The count alone does not say so: whoever was killed between counting itself
-    /// and its record stays on it for good, and no name should have to stay for that. Who lives and is between the two finds by the generation
+    /// and its record stays on it for good, and no name should have to stay for that when somebody takes it away in so many words. (Nobody else gives
+    /// a name up for another while anybody is counted.) Who lives and is between the two finds by the generation
     /// that its name is gone, as everybody does who had not come as far.
     fn is_slept_on(&self, index: u32, counted: u32) -> bool {
         let is_noted = || {
@@ -269,8 +271,8 @@ impl Segment {
         let entry = &self.entries[index as usize];
         Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
             && !word.is_abandoned()
-            && !self.is_slept_on(index, entry.lock.sleepers.load(Relaxed))
-            && !self.is_slept_on(index, entry.bell.sleepers.load(Relaxed))
+            && entry.lock.sleepers.load(Relaxed) == 0
+            && entry.bell.sleepers.load(Relaxed) == 0
     }
 
     /// An entry that was never used, or that is not used now, with its lock held.
@@ -308,7 +310,7 @@ impl Segment {
                 if !unused_since || !self.may_be_given_up(index, meta, word) {
                     continue;
                 }
-            } else if self.is_slept_on(index, entry.lock.sleepers.load(Relaxed)) {
+            } else if entry.lock.sleepers.load(Relaxed) != 0 {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };
