@@ -282,7 +282,7 @@ fn killed_while_or_after_it_polled_it_leaves_nothing() {
         Some(victim)
     };
     let what = "lock that was polled for; unlock";
-    sweep_in_files(&Swept { what, wavers: false, begin: &begin, meanwhile: look_alone, acquire: LOCK });
+    sweep_in_files(&Swept { what, wavers: true, begin: &begin, meanwhile: look_alone, acquire: LOCK });
 
     // With time for one attempt.
     let begin = |case: &mut Case| {
@@ -296,7 +296,7 @@ fn killed_while_or_after_it_polled_it_leaves_nothing() {
         })
     };
     let what = "timed lock that times out";
-    sweep_in_files(&Swept { what, wavers: false, begin: &begin, meanwhile: look, acquire: LOCK });
+    sweep_in_files(&Swept { what, wavers: true, begin: &begin, meanwhile: look, acquire: LOCK });
 }
 
 #[test]
