@@ -14,6 +14,7 @@
 //! * Orderings: all of it is `SeqCst`: invariant 4 is about two words in one order.
 //! * If we die: before the claim nothing happened; after it, the kernel unlocks our file. Whoever locks the same one replaces the claim, whoever locks
 //!   another one has to prove our death. A file that was counted and has no inode yet is nobody's: it is replaced once more.
+//! * A claim whose check does not fit was made by nobody, and would be proven dead by nobody: it is replaced.
 //! * Not here: the kernel's locks, the proof of a death, who is told of it, readers.
 
 use crate::sync::total_order;
@@ -32,23 +33,38 @@ pub(crate) trait Entry {
     fn set_inode(&self, inode: u64) -> Result<(), Self::Error>;
 }
 
-/// A claim as it lies in its word.
+/// Bits of a PID: Linux gives none of more (`PID_MAX_LIMIT`).
+const PID_BITS: u32 = 22;
+const PID: u64 = (1 << PID_BITS) - 1;
+
+/// A claim as it lies in its word: a PID, a check of ten bits, a count of 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim(pub(crate) u64);
 
 impl Claim {
     fn new(count: u32, pid: u32) -> Self {
-        Self(u64::from(count) << 32 | u64::from(pid))
+        let pid = u64::from(pid) & PID;
+        Self(u64::from(count) << 32 | Self::check(count, pid) << PID_BITS | pid)
+    }
+
+    /// Of any two that differ in one bit it differs.
+    fn check(count: u32, pid: u64) -> u64 {
+        let all = u64::from(count) << PID_BITS | pid;
+        (all ^ all >> 10 ^ all >> 20 ^ all >> 30 ^ all >> 40 ^ all >> 50) & 0x3FF
+    }
+
+    fn count(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 
     /// Whose it is; 0: nobody's.
     pub(crate) fn pid(self) -> u32 {
-        self.0 as u32
+        (self.0 & PID) as u32
     }
 
     /// Whether it may be that of somebody who has another file locked than the `count`-th.
     fn is_by_another(self, count: u32) -> bool {
-        self.0 != 0 && (self.0 >> 32) as u32 != count
+        self.0 != 0 && self.count() != count && self == Self::new(self.count(), self.pid())
     }
 }
 
@@ -123,4 +139,21 @@ pub(crate) fn replace<E: Entry>(entry: &E, inode: u64) -> Result<(), E::Error> {
     entry.set_inode(0)?;
     entry.set_count(entry.count()?.wrapping_add(1))?;
     entry.set_inode(inode)
+}
+
+#[cfg(all(test, not(hostlock_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_with_a_flipped_bit_is_nobodys() {
+        for claim in [Claim(0), Claim::new(1, 1), Claim::new(7, 4_194_303), Claim::new(u32::MAX, 4242)] {
+            let is_somebodys = |claim: Claim| (0..3).any(|count| claim.is_by_another(count));
+            assert_eq!(is_somebodys(claim), claim.0 != 0);
+            assert_eq!(Claim::new(claim.count(), claim.pid()), claim);
+            for bit in 0..64 {
+                assert!(!is_somebodys(Claim(claim.0 ^ 1 << bit)), "{claim:x?}, bit {bit}");
+            }
+        }
+    }
 }

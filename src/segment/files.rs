@@ -23,7 +23,7 @@ use crate::{Error, Result};
 
 pub(crate) const FILE_NAME: &str = "files";
 const MAGIC: u64 = u64::from_le_bytes(*b"hostlckF");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 pub(crate) const HEADER_WORDS: usize = 16;
 pub(crate) const ENTRY_WORDS: usize = 48;
 /// Where the number of used entries is.

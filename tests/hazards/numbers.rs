@@ -245,21 +245,19 @@ pub fn numbers_that_are_no_process_reach_no_signal() {
                 }
                 _ => {
                     let file = File::options().write(true).open(directory.join("files")).unwrap();
-                    for at in [CLAIM_AT, OWNER_AT] {
-                        std::os::unix::fs::FileExt::write_all_at(&file, &number.to_ne_bytes(), at).unwrap();
-                    }
+                    std::os::unix::fs::FileExt::write_all_at(&file, &number.to_ne_bytes(), OWNER_AT).unwrap();
                 }
             }
             judge.tell("judge");
             let (answer, more) = (judge.hear(), judge.hear());
             println!("{backend} {number:#x}: {answer}, {more}");
-            // With 0 nobody is there any more, as the file says.
-            assert!(number == 0 || answer == "it is held", "{number:#x}: {answer}");
+            // With 0 nobody is there any more, as the segment says; beside a lock file there is the claim, too.
+            let may_be_free = number == 0 && backend == Backend::Segment;
+            assert!(may_be_free || answer == "it is held", "{number:#x}: {answer}");
             seen = number;
         }
     }
 }
 
-/// Where the first entry of the file of lock files has its claim, and the PID of its record: the low halves of these words.
-const CLAIM_AT: u64 = (16 + 16) * 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
+/// Where the first entry of the file of lock files has the PID of its record: the low half of the word.
 const OWNER_AT: u64 = (16 + 21) * 8 + if cfg!(target_endian = "big") { 4 } else { 0 };

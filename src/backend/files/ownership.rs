@@ -138,6 +138,13 @@ impl Index {
     /// Makes the lock file of an entry anew. The caller has the exclusive lock.
     fn make(&self, entry: u32, path: &Path) -> Result<LockFile> {
         let [inode, before] = [self.get(entry, at::INODE)?, self.get(entry, at::BEFORE)?];
+        // Whatever lies there: who has it locked may be a reader of this lock, if it is not the file that is wrong but what was noted of it.
+        if let Ok(there) = LockFile::open(path)
+            && !there.try_lock(Mode::Exclusive).map_err(|e| Error::system("lock", path, e))?
+        {
+            let why = "another file is at its place, which is locked, too".into();
+            return Err(Error::LockFileGone { path: path.into(), why });
+        }
         // Only one can be noted.
         if before != 0 && inode != 0 {
             let file = FileId::new(self.get(entry, at::DEVICE)?, before);

@@ -142,11 +142,10 @@ impl Name {
                 Bug::NoClaim => Claimed::Yes(Claim(0)),
                 Bug::NoSecondLook => {
                     let seen = self.claim.load(SeqCst);
-                    let is_by_another = seen != 0 && seen >> 32 != u64::from(count);
-                    let may = !is_by_another || sure(obstacle(Claim(seen))).is_none();
-                    let mine = u64::from(count) << 32 | u64::from(me);
-                    match may && self.claim.compare_exchange(seen, mine, SeqCst, SeqCst).is_ok() {
-                        true => Claimed::Yes(Claim(mine)),
+                    let may = !Claim(seen).is_by_another(count) || sure(obstacle(Claim(seen))).is_none();
+                    let mine = Claim::new(count, me);
+                    match may && self.claim.compare_exchange(seen, mine.0, SeqCst, SeqCst).is_ok() {
+                        true => Claimed::Yes(mine),
                         false => Claimed::Not(()),
                     }
                 }
