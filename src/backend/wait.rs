@@ -28,11 +28,13 @@ const FIRST_SLEEP: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_millis(1);
 /// How long "alive" is believed without asking again.
 const BELIEVED: Duration = Duration::from_millis(5);
-/// Of so many looks at somebody who may be dying the first ones come at once, and then each after a pause twice as long as the one before, up to [`SOON`]. What has not become of
-/// it by then is left to the other looks: it was one thread of a process that lives.
-const HURRIED: u32 = 400;
-const YIELDS: u32 = 100;
-const FIRST_HURRY: Duration = Duration::from_micros(20);
+/// For so long, and then so many times, whoever waits looks at somebody who may be dying: without a pause first, and then after pauses each of which is twice as long as the one
+/// before, up to [`SOON`]. What has not become of it by then is left to the other looks: it was one thread of a process that lives.
+const HURRY: Duration = Duration::from_millis(1);
+const HURRIED: u32 = 300;
+const FIRST_PAUSE: Duration = Duration::from_micros(20);
+/// Of so many looks in a hurry one asks for all that can be asked for.
+const THOROUGH: u32 = 16;
 /// Who has waited for so long is before whoever just comes.
 const STARVING: Duration = Duration::from_millis(1);
 /// After so many sleeps that nobody ended, a waiter looks whether it waits for itself; before that after each power of two.
@@ -158,6 +160,24 @@ pub(super) struct Waiting {
     pub(super) own: u64,
 }
 
+/// Looks because a thread has ended of whoever is in the way.
+#[derive(Clone, Copy, Default)]
+struct Hurry {
+    since: Option<Monotonic>,
+    looks: u32,
+    pauses: u32,
+}
+
+impl Hurry {
+    fn is_over(self) -> bool {
+        self.pauses >= HURRIED
+    }
+
+    fn is_on(self) -> bool {
+        self.looks > 0 && !self.is_over()
+    }
+}
+
 /// One wait of one thread for one lock, or for one bell.
 pub(super) struct Wait<'a> {
     pub(super) space: &'a SharedSpace,
@@ -179,8 +199,7 @@ pub(super) struct Wait<'a> {
     lease_ends: Cell<Option<Boottime>>,
     /// Who was asked about since it slept, and lives.
     awaited: RefCell<Vec<Slot>>,
-    /// How often it looked because a thread of one of them has ended.
-    hurried: Cell<u32>,
+    hurry: Cell<Hurry>,
 }
 
 impl<'a> Wait<'a> {
@@ -204,7 +223,7 @@ impl<'a> Wait<'a> {
             blind: Cell::new(false),
             lease_ends: Cell::new(None),
             awaited: RefCell::default(),
-            hurried: Cell::new(0),
+            hurry: Cell::default(),
         }
     }
 
@@ -287,7 +306,13 @@ impl Host for Wait<'_> {
         let last = judged.load(Relaxed);
         let is_recent =
             (last >> 32) as u32 == incarnation && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32;
-        if is_recent && self.hurried.get() == 0 {
+        let hurry = self.hurry.get();
+        let is_believed = match hurry.is_on() {
+            // A thorough look takes as long as ten of these.
+            true => !hurry.looks.is_multiple_of(THOROUGH) && segment.is_present(slot) == Some(true),
+            false => is_recent,
+        };
+        if is_believed {
             return Verdict::Alive;
         }
         let Some(them) = segment.participant(slot) else { return Verdict::Unregistered };
@@ -445,8 +470,8 @@ impl Wait<'_> {
                 Sign::None => {}
             }
         }
-        if has_ended && self.hurried.get() < HURRIED {
-            return self.hurry(word, seen);
+        if has_ended && !self.hurry.get().is_over() {
+            return self.look_soon(word, seen);
         }
         let longest = if self.blind.get() { SOON } else { self.space.check_interval };
         let lease = self.lease_ends.take().map_or(Duration::MAX, Boottime::left);
@@ -480,13 +505,17 @@ impl Wait<'_> {
 
     /// A thread has ended of whoever is in the way, and so, it may be, its whole process, or will have in a moment: a small one takes microseconds, one with much memory
     /// a tenth of a second. Looks again soon.
-    fn hurry(&self, word: &impl futex::Word, seen: u32) {
-        let hurried = self.hurried.replace(self.hurried.get() + 1);
-        if hurried < YIELDS {
+    fn look_soon(&self, word: &impl futex::Word, seen: u32) {
+        let now = Monotonic::now();
+        let mut hurry = self.hurry.get();
+        hurry.looks += 1;
+        if now.since(*hurry.since.get_or_insert(now)) < HURRY {
             std::thread::yield_now();
         } else {
-            futex::wait(word, seen, self.at_most(SOON.min(FIRST_HURRY * (1 << (hurried - YIELDS).min(8)))));
+            futex::wait(word, seen, self.at_most(SOON.min(FIRST_PAUSE * (1 << hurry.pauses.min(8)))));
+            hurry.pauses += 1;
         }
+        self.hurry.set(hurry);
     }
 
     /// So long from now, or until the deadline.
