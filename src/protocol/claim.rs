@@ -42,7 +42,7 @@ const PID: u64 = (1 << PID_BITS) - 1;
 pub(crate) struct Claim(pub(crate) u64);
 
 impl Claim {
-    fn new(count: u32, pid: u32) -> Self {
+    pub(super) fn new(count: u32, pid: u32) -> Self {
         let pid = u64::from(pid) & PID;
         Self(u64::from(count) << 32 | Self::check(count, pid) << PID_BITS | pid)
     }
@@ -63,7 +63,7 @@ impl Claim {
     }
 
     /// Whether it may be that of somebody who has another file locked than the `count`-th.
-    fn is_by_another(self, count: u32) -> bool {
+    pub(super) fn is_by_another(self, count: u32) -> bool {
         self.0 != 0 && self.count() != count && self == Self::new(self.count(), self.pid())
     }
 }
