@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use support::clock::{Clock, Of};
 use support::filter::{self, filtered};
-use support::{Actor, act, behind, command, hear, root, say, space, start, start_command, wait_until};
+use support::{Actor, act, behind, command, hear, root, rounds, say, space, start, start_command, wait_until};
 
 #[test]
 fn role() {
@@ -24,11 +24,6 @@ fn role() {
         ("beginners", beginners),
         ("endless", endless),
     ]);
-}
-
-/// So many rounds of what is tried, and more in the long form.
-fn rounds(short: u32) -> u32 {
-    std::env::var("HOSTLOCK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
 }
 
 fn millis(text: &str) -> Duration {

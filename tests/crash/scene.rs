@@ -3,12 +3,25 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use hostlock::{RwLock, Semaphore};
+
 use super::control::{Control, ENDED};
-use super::sweep::{Case, JOIN, join_in};
+use super::sweep::{Case, JOIN, NAME, join_in};
 use super::trace::Victim;
 
 /// A survivor that does not get what is free, or a dead one's, in this time is stuck.
 pub const BOUND: Duration = Duration::from_secs(20);
+
+/// Of the semaphore that sweeps are about.
+pub const PERMITS: u32 = 3;
+
+pub fn rwlock(case: &Case) -> RwLock {
+    case.space().rwlock(NAME).unwrap_or_else(|e| panic!("a survivor cannot have the read-write lock: {e}"))
+}
+
+pub fn semaphore(case: &Case) -> Semaphore {
+    case.space().semaphore(NAME, PERMITS).unwrap_or_else(|e| panic!("a survivor cannot have the semaphore: {e}"))
+}
 
 /// The victim of most sweeps: joins, then does `what`.
 pub fn victim(case: &Case, what: impl FnOnce(&'static Control)) -> Option<Victim> {
@@ -30,6 +43,15 @@ pub fn note(case: &mut Case, _: &Victim) {
     case.note_strays();
 }
 
+/// In a victim: it has the lock from here on, for all it knows.
+pub fn enter(control: &Control) {
+    control.inside.store(1, SeqCst);
+}
+
+pub fn leave(control: &Control) {
+    control.inside.store(0, SeqCst);
+}
+
 /// Whoever slept got what it waited for, alone if it has to be.
 pub fn end_of_sleeper(case: &mut Case) {
     if let Some(mut sleeper) = case.sleeper.take() {
@@ -42,9 +64,9 @@ pub fn end_of_sleeper(case: &mut Case) {
 
 /// In the sleeper, which is inside: nobody else is, but the dead.
 pub fn look_around(control: &Control, victim: &Control) {
-    control.inside.store(1, SeqCst);
+    enter(control);
     if victim.inside.load(SeqCst) == 1 && victim.dead.load(SeqCst) == 0 {
         control.crowded.store(1, SeqCst);
     }
-    control.inside.store(0, SeqCst);
+    leave(control);
 }
