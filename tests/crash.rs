@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crash::control::Control;
-use crash::scene::{BOUND, after, enter, leave, victim};
+use crash::scene::{BOUND, after, enter, leave, put_to_sleep, victim};
 use crash::sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
 use crash::trace::{self, Victim};
 use hostlock::{Error, Mutex, MutexGuard};
@@ -73,15 +73,7 @@ fn woken(case: &mut Case, acquire: Acquire) -> Option<Victim> {
         case.prepare_sleeper();
         let mut victim = victim(case, |control| lock_and_unlock(&mutex, acquire, control))?;
         let guard = mutex.lock_owned().expect("a free lock");
-        loop {
-            victim.run_to_call();
-            if trace::is_futex_wait(&victim) {
-                break;
-            }
-            victim.run_to_call();
-        }
-        victim.start_to_call();
-        support::wait_until("it sleeps, or did", || victim.is_asleep() || victim.is_stopped());
+        put_to_sleep(&mut victim);
         case.send_sleeper_to_sleep();
         guard.unlock().expect("nobody else released it");
         victim.stopped_at_call();

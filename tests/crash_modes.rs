@@ -8,11 +8,15 @@
 mod crash;
 mod support;
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use crash::scene::{BOUND, PERMITS, after, end_of_sleeper, enter, leave, look_around, note, rwlock, semaphore, victim};
-use crash::sweep::{Case, NAME, Plan, sweep};
-use crash::trace::Victim;
+use crash::control::{ENDED, READY};
+use crash::scene::{
+    BOUND, PERMITS, after, end_of_sleeper, enter, leave, look_around, note, put_to_sleep, rwlock, semaphore, victim,
+};
+use crash::sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
+use crash::trace::{Forked, Victim};
 use hostlock::Error;
 
 /// Long enough that a victim that is led step by step gets to its sleep before it is over.
@@ -261,4 +265,46 @@ fn killed_while_it_collects_permits_all_come_back() {
     };
     let what = "timed acquire of all that times out";
     sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &note, afterwards: &afterwards });
+}
+
+/// What a survivor waits for a stopped victim, which is long enough to look whether it waits for ever.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// Whoever has got all that it waited for waits for nobody, whatever its record says until it takes that back.
+#[test]
+fn stopped_with_the_permits_it_waited_for_it_is_part_of_no_deadlock() {
+    let begin = |case: &mut Case| {
+        case.enter();
+        let (semaphore, mutex, join) = (semaphore(case), case.mutex(OTHER), case.mutex(JOIN));
+        case.token = semaphore.acquire().expect("a free permit").token();
+        // A process of one thread has the permit that the victim does not want, and waits for what the victim has.
+        case.sleeper = Some(Forked::new(case.controls.sleeper, |control| {
+            join_in(&join);
+            let permit = semaphore.acquire().expect("a free permit");
+            control.wait_at_gate();
+            let outcome = mutex.try_lock_for(LOOK).map(drop);
+            control.told.store(u64::from(matches!(outcome, Err(Error::Deadlock { .. }))), SeqCst);
+            drop(permit);
+        }));
+        case.controls.sleeper.wait_for(READY, "a process does not get its permit");
+        let wanted = semaphore.acquire_many_owned(2).expect("free permits");
+        let lock = || mutex.lock().expect("a free lock");
+        let mut victim = after(case, lock, |_, guard| {
+            drop(semaphore.acquire_many(2).expect("permits"));
+            drop(guard);
+        })?;
+        put_to_sleep(&mut victim);
+        drop(wanted);
+        victim.stopped_at_call();
+        Some(victim)
+    };
+    let meanwhile = |case: &mut Case, victim: &Victim| {
+        note(case, victim);
+        let waits = case.controls.sleeper;
+        waits.gate.store(1, SeqCst);
+        waits.wait_for(ENDED, "a wait for a stopped process does not end");
+        assert_eq!(waits.told.load(SeqCst), 0, "told of a deadlock that is none");
+    };
+    let what = "acquire two, which it waited for; release";
+    sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &meanwhile, afterwards: &judge_semaphore });
 }

@@ -221,6 +221,7 @@ fn a_command_that_ended_by_itself_is_not_run_again() {
         assert_eq!(dollar_question(tool.finish()), code);
         let said = said(&place, "stderr");
         assert!(said.contains("lost the lease of lock \"a\"") && said.contains("before sh ended"), "{said}");
+        assert_eq!(said.matches("leading").count(), usize::from(verb == "elect"), "{said}");
     }
 }
 

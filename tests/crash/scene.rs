@@ -6,8 +6,9 @@ use std::time::Duration;
 use hostlock::{RwLock, Semaphore};
 
 use super::control::{Control, ENDED};
+use super::support::wait_until;
 use super::sweep::{Case, JOIN, NAME, join_in};
-use super::trace::Victim;
+use super::trace::{self, Victim};
 
 /// A survivor that does not get what is free, or a dead one's, in this time is stuck.
 pub const BOUND: Duration = Duration::from_secs(20);
@@ -37,6 +38,19 @@ pub fn after<T>(case: &Case, before: impl FnOnce() -> T, what: impl FnOnce(&'sta
         control.begin();
         what(control, given);
     })
+}
+
+/// Leads a victim into its sleep, in which it is then.
+pub fn put_to_sleep(victim: &mut Victim) {
+    loop {
+        victim.run_to_call();
+        if trace::is_futex_wait(victim) {
+            break;
+        }
+        victim.run_to_call();
+    }
+    victim.start_to_call();
+    wait_until("it sleeps, or did", || victim.is_asleep() || victim.is_stopped());
 }
 
 pub fn note(case: &mut Case, _: &Victim) {
