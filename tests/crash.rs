@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crash::control::Control;
-use crash::scene::{BOUND, after, enter, leave, put_to_sleep, victim};
+use crash::scene::{BOUND, after, enter, leave, look, put_to_sleep, victim};
 use crash::sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
 use crash::trace::{self, Victim};
 use hostlock::{Error, Mutex, MutexGuard};
@@ -87,10 +87,6 @@ fn woken(case: &mut Case, acquire: Acquire) -> Option<Victim> {
             case.token = mutex.lock().expect("a free lock").token();
         }
     }
-}
-
-fn look(case: &mut Case, victim: &Victim) {
-    case.look(victim);
 }
 
 fn barge(case: &mut Case, victim: &Victim) {

@@ -205,30 +205,30 @@ fn without_the_means_a_death_is_found_by_looking() {
 
 /// The thread that registered ends, in good order or not; the process, which holds the lock, lives.
 fn mortal(arguments: &[String]) {
-    let space: &'static Space = Box::leak(Box::new(
-        std::thread::spawn({
-            let path = arguments[0].clone();
-            move || space(&path)
-        })
-        .join()
-        .unwrap(),
-    ));
-    if arguments[1] == "rudely" {
-        let rude = std::thread::spawn(|| {
-            // It registers, since the one that did has ended.
-            space.mutex("another").unwrap();
+    let (path, is_rude) = (arguments[0].clone(), arguments[1] == "rudely");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let registers = std::thread::spawn(move || {
+        let space = space(&path);
+        let mutex = space.mutex("mutex").unwrap();
+        sender.send((space, mutex)).unwrap();
+        if is_rude {
             // SAFETY: the thread has nothing that anybody waits for, and ends here.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
-        });
-        let _never_joined = rude;
+        }
+    });
+    let (space, mutex) = receiver.recv().unwrap();
+    if is_rude {
+        let _never_joined = registers;
         std::thread::sleep(Duration::from_millis(200));
+    } else {
+        registers.join().unwrap();
     }
-    let held = space.mutex("mutex").unwrap().lock_owned().unwrap();
+    let held = mutex.lock_owned().unwrap();
     say("ready");
     hear();
     assert!(held.is_held());
     // Whoever names a lock registers anew.
-    space.mutex("a third").unwrap();
+    space.mutex("another").unwrap();
     say("renewed");
     hear();
 }
@@ -241,6 +241,7 @@ fn the_end_of_a_thread_is_not_that_of_its_process() {
         let mut mortal = start("mortal", &[path, how]);
         mortal.expect("ready");
         let mutex = support::space(path).mutex("mutex").unwrap();
+        assert!(!are_noticed_at_once(path), "{how}: the thread has ended");
         assert!(mutex.try_lock_for(Duration::from_millis(700)).is_err(), "{how}: taken from the living");
         mortal.tell("renew");
         mortal.expect("renewed");

@@ -53,6 +53,13 @@ pub fn put_to_sleep(victim: &mut Victim) {
     wait_until("it sleeps, or did", || victim.is_asleep() || victim.is_stopped());
 }
 
+/// The look at a victim that says when it is inside: it is, as far as others can tell.
+pub fn look(case: &mut Case, victim: &Victim) {
+    case.look(victim);
+    let is_inside = case.controls.victim.inside.load(SeqCst) == 1;
+    assert!(!is_inside || case.death.token != 0, "it holds the lock, and nobody would be told");
+}
+
 pub fn note(case: &mut Case, _: &Victim) {
     case.note_strays();
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use hostlock::{Abandoned, Acquired, lock_all};
 
-use crate::crash::scene::{BOUND, victim};
+use crate::crash::scene::{self, BOUND, victim};
 use crate::crash::sweep::{Case, NAME, OTHER, Plan};
 use crate::crash::trace::Victim;
 use crate::queues::{Item, drain, judge_queue};
@@ -133,7 +133,6 @@ fn killed_within_a_reentrant_mutex_it_stops_nobody() {
             drop(outer);
         })
     };
-    let meanwhile = |case: &mut Case, victim: &Victim| case.look(victim);
     let what = "lock twice; unlock twice";
-    sweep_meeting(&Plan { what, wavers: false, begin: &begin, meanwhile: &meanwhile, afterwards: &Case::judge });
+    sweep_meeting(&Plan { what, wavers: false, begin: &begin, meanwhile: &scene::look, afterwards: &Case::judge });
 }

@@ -45,7 +45,9 @@ fn killed_setting_an_event_it_has_set_it_or_not() {
         let event = event(case);
         case.prepare(|control| note_outcome(control, event.wait()));
         let victim = victim(case, |control| {
-            event.announce().expect("nobody else did").set().expect("its own");
+            let announced = event.announce().expect("nobody else did");
+            control.token.store(1, SeqCst);
+            announced.set().expect("its own");
             done(control);
         })?;
         case.send_sleeper_to_sleep();
@@ -55,6 +57,8 @@ fn killed_setting_an_event_it_has_set_it_or_not() {
         let event = event(case);
         let (is_set, was_announced) = (event.is_set().expect("an event"), case.death.token != 0);
         assert!(!is_done(case) || is_set, "it was set, and is not");
+        let had_announced = case.controls.victim.token.load(SeqCst) == 1;
+        assert!(is_set || was_announced || !had_announced, "announced, not set, and nobody would be told");
         let sleeper = case.controls.sleeper;
         let expected = match (is_set, was_announced) {
             (false, true) => (LOST, case.dead[0].into()),

@@ -82,6 +82,8 @@ fn killed_doing_it_once_another_does_it_unless_it_is_done() {
     let afterwards = |case: &mut Case| {
         end_of_sleeper(case);
         let survivor = case.controls.sleeper;
+        let had_begun = case.controls.victim.token.load(SeqCst) == 1;
+        assert!(was_done.get() || !had_begun || case.death.token != 0, "begun, not done, and nobody would be told");
         do_it(&once(case), survivor);
         assert!(was_done.get() || !is_done(case), "it was done, and is not");
         let done = (survivor.token.load(SeqCst), survivor.told.load(SeqCst));
@@ -108,7 +110,11 @@ fn killed_doing_it_once_another_does_it_unless_it_is_done() {
         case.prepare(|control| do_it(&once, control));
         let victim = Victim::new(case.controls.victim, |control| {
             sweep::join_in(&join);
-            once.call_once(|_| control.begin()).expect("a once");
+            let work = |_: &_| {
+                control.begin();
+                control.token.store(1, SeqCst);
+            };
+            once.call_once(work).expect("a once");
             done(control);
         })?;
         case.send_sleeper_to_sleep();
