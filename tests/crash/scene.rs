@@ -67,6 +67,8 @@ pub fn note(case: &mut Case, _: &Victim) {
 /// In a victim: it has the lock from here on, for all it knows.
 pub fn enter(control: &Control) {
     control.inside.store(1, SeqCst);
+    // A call: so it is stopped inside, too, and not only where it gets in and out.
+    std::thread::yield_now();
 }
 
 pub fn leave(control: &Control) {

@@ -142,7 +142,9 @@ fn killed_counting_it_has_counted_or_is_told_of() {
         let latch = latch(case);
         case.prepare(|control| note_outcome(control, latch.wait()));
         let victim = victim(case, |control| {
-            latch.party().expect("a seat").count_down().expect("its own");
+            let party = latch.party().expect("a seat");
+            control.token.store(1, SeqCst);
+            party.count_down().expect("its own");
             done(control);
         })?;
         case.send_sleeper_to_sleep();
@@ -158,6 +160,8 @@ fn killed_counting_it_has_counted_or_is_told_of() {
         let (latch, sleeper) = (latch(case), case.controls.sleeper);
         let left = latch.remaining().expect("a latch");
         assert!(left == 1 || !is_done(case), "it was counted, and {left} are left");
+        let had_announced = case.controls.victim.token.load(SeqCst) == 1;
+        assert!(left == 1 || was_announced.get() || !had_announced, "announced, not counted, and nobody would be told");
         let mut expected = (PASSED, 0);
         if left == 2 && was_announced.get() {
             end_of_sleeper(case);
