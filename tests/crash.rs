@@ -1,8 +1,8 @@
 //! Killed at every instruction: a victim is led into an operation one instruction after the other and killed, and the survivors have
 //! to go on.
 //!
-//! The quick form kills at the points that survivors can tell apart (a system call, a change of the segment), next to them,
-//! and at every seventh or so. `HOSTLOCK_CRASH=all` kills at all of them:
+//! The quick form kills at the points that survivors can tell apart (a system call, a change of the segment), behind every other of
+//! them, and at a dozen more. `HOSTLOCK_CRASH=all` kills at all of them:
 //!
 //! ```text
 //! HOSTLOCK_CRASH=all cargo test --release --test crash -- --nocapture
