@@ -1,8 +1,8 @@
 //! Killed at every instruction: a victim is led into an operation one instruction after the other and killed, and the survivors have
 //! to go on.
 //!
-//! The quick form kills at the points that survivors can tell apart (a system call, a change of the segment), next to them,
-//! and at every seventh or so. `HOSTLOCK_CRASH=all` kills at all of them:
+//! The quick form kills at the points that survivors can tell apart (a system call, a change of the segment), behind every other of
+//! them, and at a dozen more. `HOSTLOCK_CRASH=all` kills at all of them:
 //!
 //! ```text
 //! HOSTLOCK_CRASH=all cargo test --release --test crash -- --nocapture
@@ -10,25 +10,19 @@
 //!
 //! Only while a waiter spins before it sleeps, where it does nothing but look, its instructions are passed over.
 
-#[path = "crash/control.rs"]
-mod control;
+#[path = "crash/mod.rs"]
+mod crash;
 mod support;
-#[allow(dead_code)]
-#[path = "crash/sweep.rs"]
-mod sweep;
-#[allow(dead_code)]
-#[path = "crash/trace.rs"]
-mod trace;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use control::Control;
+use crash::control::Control;
+use crash::scene::{BOUND, after, enter, leave, look, put_to_sleep, victim};
+use crash::sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
+use crash::trace::{self, Victim};
 use hostlock::{Error, Mutex, MutexGuard};
-use sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
-use trace::Victim;
 
 /// How a victim acquires: with a deadline far away, or without.
 type Acquire = fn(&Mutex) -> hostlock::Result<MutexGuard<'_>>;
@@ -39,8 +33,8 @@ const TIMED: Acquire = |mutex| mutex.try_lock_for(Duration::from_secs(3600));
 /// Acquires and releases, and says when it believes to hold the lock.
 fn lock_and_unlock(mutex: &Mutex, acquire: Acquire, control: &Control) {
     let guard = acquire(mutex).expect("the lock");
-    control.inside.store(1, SeqCst);
-    control.inside.store(0, SeqCst);
+    enter(control);
+    leave(control);
     drop(guard);
 }
 
@@ -48,11 +42,7 @@ fn alone(case: &mut Case, acquire: Acquire) -> Option<Victim> {
     case.enter();
     let mutex = case.mutex(NAME);
     case.token = mutex.lock().expect("a free lock").token();
-    Victim::new(case.controls.victim, |control| {
-        join_in(&mutex);
-        control.begin();
-        lock_and_unlock(&mutex, acquire, control);
-    })
+    victim(case, |control| lock_and_unlock(&mutex, acquire, control))
 }
 
 /// The victim holds and somebody sleeps; the operation is the release.
@@ -60,11 +50,14 @@ fn before_a_sleeper(case: &mut Case, acquire: Acquire) -> Option<Victim> {
     case.enter();
     let mutex = case.mutex(NAME);
     case.prepare_sleeper();
-    let holder = Victim::new(case.controls.victim, |control| {
+    let state = case.controls.victim;
+    let hold = || {
         let guard = acquire(&mutex).expect("the lock");
-        control.inside.store(1, SeqCst);
-        control.begin();
-        control.inside.store(0, SeqCst);
+        enter(state);
+        guard
+    };
+    let holder = after(case, hold, |control, guard| {
+        leave(control);
         drop(guard);
     })?;
     case.send_sleeper_to_sleep();
@@ -74,25 +67,13 @@ fn before_a_sleeper(case: &mut Case, acquire: Acquire) -> Option<Victim> {
 /// The victim sleeps, somebody else too, and the victim is the one that was woken.
 fn woken(case: &mut Case, acquire: Acquire) -> Option<Victim> {
     case.enter();
-    let (mutex, join) = (case.mutex(NAME), case.mutex(JOIN));
+    let mutex = case.mutex(NAME);
     // It may happen that its sleep ends by itself first: then once more.
     loop {
         case.prepare_sleeper();
-        let mut victim = Victim::new(case.controls.victim, |control| {
-            join_in(&join);
-            control.begin();
-            lock_and_unlock(&mutex, acquire, control);
-        })?;
+        let mut victim = victim(case, |control| lock_and_unlock(&mutex, acquire, control))?;
         let guard = mutex.lock_owned().expect("a free lock");
-        loop {
-            victim.run_to_call();
-            if trace::is_futex_wait(&victim) {
-                break;
-            }
-            victim.run_to_call();
-        }
-        victim.start_to_call();
-        support::wait_until("it sleeps, or did", || victim.is_asleep() || victim.is_stopped());
+        put_to_sleep(&mut victim);
         case.send_sleeper_to_sleep();
         guard.unlock().expect("nobody else released it");
         victim.stopped_at_call();
@@ -106,10 +87,6 @@ fn woken(case: &mut Case, acquire: Acquire) -> Option<Victim> {
             case.token = mutex.lock().expect("a free lock").token();
         }
     }
-}
-
-fn look(case: &mut Case, victim: &Victim) {
-    case.look(victim);
 }
 
 fn barge(case: &mut Case, victim: &Victim) {
@@ -165,11 +142,9 @@ const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } 
 fn killed_while_its_time_runs_out_it_leaves_nothing() {
     let begin = |case: &mut Case| {
         case.enter();
-        let (mutex, join) = (case.mutex(NAME), case.mutex(JOIN));
+        let mutex = case.mutex(NAME);
         case.guard = Some(mutex.lock_owned().expect("a free lock"));
-        Victim::new(case.controls.victim, |control| {
-            join_in(&join);
-            control.begin();
+        victim(case, |_| {
             let outcome = mutex.try_lock_for(SHORT);
             assert!(matches!(outcome, Err(Error::TimedOut { .. })));
         })
@@ -188,13 +163,11 @@ fn killed_while_its_time_runs_out_it_leaves_nothing() {
 fn killed_after_its_time_ran_out_it_leaves_nothing() {
     let begin = |case: &mut Case| {
         case.enter();
-        let (mutex, join) = (case.mutex(NAME), case.mutex(JOIN));
+        let mutex = case.mutex(NAME);
         case.guard = Some(mutex.lock_owned().expect("a free lock"));
         // Now and then the machine is so slow that its time is over before it sleeps: then once more.
         loop {
-            let mut victim = Victim::new(case.controls.victim, |control| {
-                join_in(&join);
-                control.begin();
+            let mut victim = victim(case, |_| {
                 let outcome = mutex.try_lock_for(Duration::from_millis(8));
                 assert!(matches!(outcome, Err(Error::TimedOut { .. })));
             })?;
@@ -305,12 +278,7 @@ fn killed_while_opening_or_creating_it_leaves_no_space_or_a_whole_one() {
 fn killed_while_naming_a_lock_it_leaves_names_that_can_be_found() {
     let begin = |case: &mut Case| {
         case.enter();
-        let join = case.mutex(JOIN);
-        Victim::new(case.controls.victim, |control| {
-            join_in(&join);
-            control.begin();
-            drop(case.mutex(NAME));
-        })
+        victim(case, |_| drop(case.mutex(NAME)))
     };
     sweep(&Plan {
         what: "mutex of a new name",
@@ -361,13 +329,11 @@ fn killed_with_a_lease_it_is_followed_at_once() {
         case.enter();
         let mutex = case.mutex(NAME);
         case.token = mutex.lock().expect("a free lock").token();
-        Victim::new(case.controls.victim, |control| {
-            join_in(&mutex);
-            control.begin();
+        victim(case, |control| {
             let guard = mutex.lock_with_lease(Duration::from_secs(3600)).expect("a free lock");
-            control.inside.store(1, SeqCst);
+            enter(control);
             guard.renew().expect("its own");
-            control.inside.store(0, SeqCst);
+            leave(control);
             guard.unlock().expect("its own");
         })
     };
@@ -382,23 +348,18 @@ fn killed_while_taking_over_from_the_living_it_is_followed() {
     let begin = |case: &mut Case| {
         case.enter();
         let mutex = case.mutex(NAME);
-        let join = case.mutex(JOIN);
         let guard = mutex.lock_with_lease(Duration::from_millis(1)).expect("a free lock");
         case.token = guard.token();
         support::wait_until("it runs out", || !guard.is_held());
         *lost.borrow_mut() = Some(guard);
-        Victim::new(case.controls.victim, |control| {
-            join_in(&join);
-            control.begin();
-            drop(mutex.lock().expect("a lost lock"));
-        })
+        victim(case, |_| drop(mutex.lock().expect("a lost lock")))
     };
     let afterwards = |case: &mut Case| {
         let loser = lost.borrow_mut().take().expect("it was lost");
         assert!(loser.renew().is_err() && !loser.is_held());
         let mutex = case.mutex(NAME);
         // Whatever the victim came to: the lock is to be had, by a larger token, and what was lost stays lost.
-        let first = mutex.try_lock_for(Duration::from_secs(20)).expect("a survivor is not stuck");
+        let first = mutex.try_lock_for(BOUND).expect("a survivor is not stuck");
         assert!(first.token() > loser.token());
         assert!(loser.unlock().is_err() && first.is_held(), "the loser ended another's acquisition");
         let token = first.token();
@@ -415,15 +376,10 @@ fn killed_while_taking_over_from_the_living_it_is_followed() {
 /// A process died with two locks, and before it one that waited for the first.
 fn after_a_death(case: &mut Case, what: impl FnOnce(&Case)) -> Option<Victim> {
     case.enter();
-    let join = case.mutex(JOIN);
     for name in [NAME, OTHER] {
         drop(case.mutex(name));
     }
-    let victim = Victim::new(case.controls.victim, |control| {
-        join_in(&join);
-        control.begin();
-        what(case);
-    })?;
+    let victim = victim(case, |_| what(case))?;
     case.die_holding(&[NAME, OTHER], true);
     Some(victim)
 }

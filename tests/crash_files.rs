@@ -4,22 +4,9 @@
 //! HOSTLOCK_CRASH=all cargo test --release --test crash_files -- --nocapture
 //! ```
 
-#[allow(dead_code)]
-#[path = "crash/control.rs"]
-mod control;
-#[allow(dead_code)]
-#[path = "crash/scene.rs"]
-mod scene;
+#[path = "crash/mod.rs"]
+mod crash;
 mod support;
-#[allow(dead_code)]
-#[path = "crash/sweep.rs"]
-mod sweep;
-#[allow(dead_code)]
-#[path = "crash/trace.rs"]
-mod trace;
-
-#[path = "crash/words.rs"]
-mod words;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,14 +14,13 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use control::Control;
-use hostlock::{Abandoned, Backend, Error, RwLock, Semaphore};
-use scene::{BOUND, after, end_of_sleeper, look_around, victim};
-use sweep::{Case, NAME, Plan, sweep};
-use trace::{Forked, Victim};
-use words::{Entry, entries, entry};
+use crash::control::Control;
+use crash::scene::{BOUND, PERMITS, after, end_of_sleeper, leave, look_around, rwlock, semaphore, victim};
+use crash::sweep::{Case, NAME, Plan, sweep};
+use crash::trace::{self, Forked, Victim};
+use crash::words::{Entry, entries, entry};
+use hostlock::{Abandoned, Backend, Error};
 
-const PERMITS: u32 = 3;
 /// A name that survivors make in the end.
 const LAST: &str = "z";
 
@@ -59,22 +45,10 @@ const ALL_PERMITS: Acquire = |case| {
     (all.token(), all.abandoned().cloned())
 };
 
-fn rwlock(case: &Case) -> RwLock {
-    case.space().rwlock(NAME).expect("a read-write lock")
-}
-
-fn semaphore(case: &Case) -> Semaphore {
-    case.space().semaphore(NAME, PERMITS).unwrap_or_else(|e| panic!("a survivor cannot have the semaphore: {e}"))
-}
-
 /// In a victim: says that it holds the lock, by that token.
 fn enter(control: &Control, token: u64) {
     control.token.store(token, SeqCst);
-    control.inside.store(1, SeqCst);
-}
-
-fn leave(control: &Control) {
-    control.inside.store(0, SeqCst);
+    crash::scene::enter(control);
 }
 
 /// What has to be told of whoever holds the lock by an entry, if it dies as it is.

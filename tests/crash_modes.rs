@@ -4,37 +4,25 @@
 //! HOSTLOCK_CRASH=all cargo test --release --test crash_modes -- --nocapture
 //! ```
 
-#[allow(dead_code)]
-#[path = "crash/control.rs"]
-mod control;
-#[allow(dead_code)]
-#[path = "crash/scene.rs"]
-mod scene;
+#[path = "crash/mod.rs"]
+mod crash;
 mod support;
-#[allow(dead_code)]
-#[path = "crash/sweep.rs"]
-mod sweep;
-#[allow(dead_code)]
-#[path = "crash/trace.rs"]
-mod trace;
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use hostlock::{Error, RwLock, Semaphore};
-use scene::{BOUND, end_of_sleeper, look_around, note, victim};
-use sweep::{Case, JOIN, NAME, Plan, join_in, sweep};
-use trace::Victim;
+use crash::control::{ENDED, READY};
+use crash::scene::{
+    BOUND, PERMITS, after, end_of_sleeper, enter, leave, look_around, note, put_to_sleep, rwlock, semaphore, victim,
+};
+use crash::sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
+use crash::trace::{Forked, Victim};
+use hostlock::Error;
 
 /// Long enough that a victim that is led step by step gets to its sleep before it is over.
 const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 150 } else { 100 });
-const PERMITS: u32 = 3;
 
 // Readers and writers.
-
-fn rwlock(case: &Case) -> RwLock {
-    case.space().rwlock(NAME).expect("a read-write lock")
-}
 
 /// Survivors write, are told if the victim had written, and read.
 fn judge_rwlock(case: &mut Case) {
@@ -78,20 +66,16 @@ fn killed_reading_it_holds_back_no_writer() {
         let rwlock = rwlock(case);
         victim(case, |control| {
             let guard = rwlock.read().expect("a free lock");
-            control.inside.store(1, SeqCst);
-            control.inside.store(0, SeqCst);
+            enter(control);
+            leave(control);
             drop(guard);
         })
     });
     // The second time: it has a cell by then.
     sweep_rwlock("read; unlock, again", false, &|case| {
-        let (rwlock, join) = (rwlock(case), case.mutex(JOIN));
-        Victim::new(case.controls.victim, |control| {
-            join_in(&join);
-            drop(rwlock.read().expect("a free lock"));
-            control.begin();
-            drop(rwlock.try_read_for(BOUND).expect("a free lock"));
-        })
+        let rwlock = rwlock(case);
+        let once = || drop(rwlock.read().expect("a free lock"));
+        after(case, once, |_, ()| drop(rwlock.try_read_for(BOUND).expect("a free lock")))
     });
 }
 
@@ -105,13 +89,13 @@ fn killed_while_a_writer_waits_for_it_it_holds_it_up_no_longer() {
             look_around(control, state);
             drop(guard);
         });
-        let join = case.mutex(JOIN);
-        let reader = Victim::new(case.controls.victim, |control| {
-            join_in(&join);
+        let acquire = || {
             let guard = rwlock.read().expect("a free lock");
-            control.inside.store(1, SeqCst);
-            control.begin();
-            control.inside.store(0, SeqCst);
+            enter(state);
+            guard
+        };
+        let reader = after(case, acquire, |control, guard| {
+            leave(control);
             drop(guard);
         })?;
         case.send_sleeper_to_sleep();
@@ -125,8 +109,8 @@ fn killed_writing_it_is_told_of_if_it_was_inside() {
         let rwlock = rwlock(case);
         victim(case, |control| {
             let guard = rwlock.write().expect("a free lock");
-            control.inside.store(1, SeqCst);
-            control.inside.store(0, SeqCst);
+            enter(control);
+            leave(control);
             drop(guard);
         })
     });
@@ -138,13 +122,13 @@ fn killed_writing_it_is_told_of_if_it_was_inside() {
             look_around(control, state);
             drop(guard);
         });
-        let join = case.mutex(JOIN);
-        let writer = Victim::new(case.controls.victim, |control| {
-            join_in(&join);
+        let acquire = || {
             let guard = rwlock.write().expect("a free lock");
-            control.inside.store(1, SeqCst);
-            control.begin();
-            control.inside.store(0, SeqCst);
+            enter(state);
+            guard
+        };
+        let writer = after(case, acquire, |control, guard| {
+            leave(control);
             drop(guard);
         })?;
         case.send_sleeper_to_sleep();
@@ -198,10 +182,6 @@ fn killed_changing_from_one_to_the_other_it_stops_nobody() {
 
 // Permits.
 
-fn semaphore(case: &Case) -> Semaphore {
-    case.space().semaphore(NAME, PERMITS).expect("a semaphore")
-}
-
 /// Survivors get all permits, and no more; each death is told of once.
 fn judge_semaphore(case: &mut Case) {
     end_of_sleeper(case);
@@ -250,13 +230,13 @@ fn killed_in_its_release_it_stops_nobody_who_waits() {
             look_around(control, state);
             drop(permit);
         });
-        let join = case.mutex(JOIN);
-        let holder = Victim::new(case.controls.victim, |control| {
-            join_in(&join);
+        let acquire = || {
             let permits = semaphore.acquire_many(PERMITS).expect("free permits");
-            control.inside.store(1, SeqCst);
-            control.begin();
-            control.inside.store(0, SeqCst);
+            enter(state);
+            permits
+        };
+        let holder = after(case, acquire, |control, permits| {
+            leave(control);
             drop(permits);
         })?;
         case.send_sleeper_to_sleep();
@@ -285,4 +265,46 @@ fn killed_while_it_collects_permits_all_come_back() {
     };
     let what = "timed acquire of all that times out";
     sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &note, afterwards: &afterwards });
+}
+
+/// What a survivor waits for a stopped victim, which is long enough to look whether it waits for ever.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// Whoever has got all that it waited for waits for nobody, whatever its record says until it takes that back.
+#[test]
+fn stopped_with_the_permits_it_waited_for_it_is_part_of_no_deadlock() {
+    let begin = |case: &mut Case| {
+        case.enter();
+        let (semaphore, mutex, join) = (semaphore(case), case.mutex(OTHER), case.mutex(JOIN));
+        case.token = semaphore.acquire().expect("a free permit").token();
+        // A process of one thread has the permit that the victim does not want, and waits for what the victim has.
+        case.sleeper = Some(Forked::new(case.controls.sleeper, |control| {
+            join_in(&join);
+            let permit = semaphore.acquire().expect("a free permit");
+            control.wait_at_gate();
+            let outcome = mutex.try_lock_for(LOOK).map(drop);
+            control.told.store(u64::from(matches!(outcome, Err(Error::Deadlock { .. }))), SeqCst);
+            drop(permit);
+        }));
+        case.controls.sleeper.wait_for(READY, "a process does not get its permit");
+        let wanted = semaphore.acquire_many_owned(2).expect("free permits");
+        let lock = || mutex.lock().expect("a free lock");
+        let mut victim = after(case, lock, |_, guard| {
+            drop(semaphore.acquire_many(2).expect("permits"));
+            drop(guard);
+        })?;
+        put_to_sleep(&mut victim);
+        drop(wanted);
+        victim.stopped_at_call();
+        Some(victim)
+    };
+    let meanwhile = |case: &mut Case, victim: &Victim| {
+        note(case, victim);
+        let waits = case.controls.sleeper;
+        waits.gate.store(1, SeqCst);
+        waits.wait_for(ENDED, "a wait for a stopped process does not end");
+        assert_eq!(waits.told.load(SeqCst), 0, "told of a deadlock that is none");
+    };
+    let what = "acquire two, which it waited for; release";
+    sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &meanwhile, afterwards: &judge_semaphore });
 }

@@ -147,6 +147,43 @@ fn who_is_told_to_end_while_its_lead_is_lost_does_not_campaign_again() {
     }
 }
 
+/// INT, QUIT and HUP are for COMMAND as long as it leads: if it goes on, so does hostlock, and wants to lead once more when the lead is lost later.
+#[test]
+fn who_was_told_to_interrupt_its_command_before_its_lead_was_lost_campaigns_again() {
+    let place = Place::new();
+    let [pid, heard] = ["pid", "heard"].map(|name| place.root.path().join(name));
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        let _ = (std::fs::remove_file(&pid), std::fs::remove_file(&heard));
+        let trap = format!("trap 'echo >{}' INT QUIT HUP", heard.display());
+        let script = format!("{trap}; echo $$ >{}; while :; do sleep 0.05; done", pid.display());
+        let mut elect = start(&place, "elect", &["--lease", "300ms", "e", "--", "sh", "-c", &script], "stderr");
+        let first = number_in(&pid);
+        elect.signal(signal);
+        wait_until("COMMAND was told", || heard.exists());
+        elect.signal(Signal::SIGSTOP);
+        let guard = space(&place).mutex("e").unwrap().lock_owned().unwrap();
+        elect.signal(Signal::SIGCONT);
+        wait_until("COMMAND is ended", || !support::tool::is_running(first));
+        guard.unlock().unwrap();
+        wait_until("it leads again, or ended", || {
+            said(&place, "stderr").matches("leading").count() >= 2 || !support::tool::is_running(elect.pid().as_raw())
+        });
+        assert!(support::tool::is_running(elect.pid().as_raw()), "{signal} ended it: {}", said(&place, "stderr"));
+        elect.signal(Signal::SIGTERM);
+        assert_eq!(dollar_question(elect.finish()), 143);
+    }
+    // A COMMAND that one of them ends has ended by itself.
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        let _ = std::fs::remove_file(&pid);
+        let script = format!("echo $$ >{}; exec sleep 60", pid.display());
+        let mut elect = start(&place, "elect", &["e", "--", "sh", "-c", &script], "stderr");
+        number_in(&pid);
+        elect.signal(signal);
+        assert_eq!(dollar_question(elect.finish()), 128 + signal as i32);
+        assert_eq!(said(&place, "stderr").matches("leading").count(), 1);
+    }
+}
+
 /// What COMMAND started goes with it, when the lock it ran under is gone.
 #[test]
 fn what_a_command_left_behind_is_ended_when_the_lock_was_lost() {
@@ -184,6 +221,7 @@ fn a_command_that_ended_by_itself_is_not_run_again() {
         assert_eq!(dollar_question(tool.finish()), code);
         let said = said(&place, "stderr");
         assert!(said.contains("lost the lease of lock \"a\"") && said.contains("before sh ended"), "{said}");
+        assert_eq!(said.matches("leading").count(), usize::from(verb == "elect"), "{said}");
     }
 }
 

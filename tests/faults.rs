@@ -1,7 +1,7 @@
 //! Each system call fails once: whatever call of an operation fails, the caller gets what it asked for or an error that says so, nothing is
 //! left behind, nobody holds what no guard stands for, and the next attempt works.
 //!
-//! The quick form has each call fail in one way or two. `HOSTLOCK_FAULTS=all` takes ten:
+//! The quick form has a call fail in one way or two, after the sixteenth every other one. `HOSTLOCK_FAULTS=all` takes ten ways, everywhere:
 //!
 //! ```text
 //! HOSTLOCK_FAULTS=all cargo test --release --test faults -- --nocapture

@@ -12,7 +12,9 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use support::clock::{Clock, Of};
 use support::filter::{self, filtered};
-use support::{Actor, act, behind, command, hear, root, say, space, start, start_command, wait_until};
+use support::{
+    Actor, PATIENCE, act, behind, command, hear, root, rounds, say, space, start, start_command, wait_until,
+};
 
 #[test]
 fn role() {
@@ -24,11 +26,6 @@ fn role() {
         ("beginners", beginners),
         ("endless", endless),
     ]);
-}
-
-/// So many rounds of what is tried, and more in the long form.
-fn rounds(short: u32) -> u32 {
-    std::env::var("HOSTLOCK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
 }
 
 fn millis(text: &str) -> Duration {
@@ -439,16 +436,39 @@ fn a_filter_that_refuses_threads_is_the_only_reason_to_fail() {
     }
 }
 
-/// Several threads have the first leases of this process at once.
+/// Several threads have the first leases of a process at once: of a child, which has done nothing in the space yet.
 fn beginners(arguments: &[String]) {
     let space = space(&arguments[0]);
-    let barrier = std::sync::Barrier::new(4);
+    let mutexes: Vec<_> = (0..4).map(|number| space.mutex(&format!("first-{number}")).unwrap()).collect();
+    for _ in 0..rounds(200) {
+        // SAFETY: this process has no other thread that holds anything but the test runner, which the child does not come back to.
+        let child = match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let content =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| begin_at_once(&mutexes))).is_ok();
+                // SAFETY: nothing is to run at this exit.
+                unsafe { libc::_exit(i32::from(!content)) }
+            }
+            nix::unistd::ForkResult::Parent { child } => child,
+        };
+        let status = nix::sys::wait::waitpid(child, None).unwrap();
+        assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+    }
+    say("done");
+}
+
+fn begin_at_once(mutexes: &[hostlock::Mutex]) {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+    let ready = AtomicU32::new(0);
     std::thread::scope(|scope| {
-        for number in 0..4 {
-            let (space, barrier) = (&space, &barrier);
+        for mutex in mutexes {
+            let ready = &ready;
             scope.spawn(move || {
-                let mutex = space.mutex(&format!("first-{number}")).unwrap();
-                barrier.wait();
+                ready.fetch_add(1, Relaxed);
+                // Not asleep: all of them go on in the same moment.
+                while ready.load(Relaxed) as usize != mutexes.len() {
+                    std::thread::yield_now();
+                }
                 let guard = mutex.lock_with_lease(Duration::from_secs(60)).unwrap();
                 assert!(guard.is_held(), "lost as soon as it was acquired");
                 guard.unlock().unwrap();
@@ -456,15 +476,12 @@ fn beginners(arguments: &[String]) {
             });
         }
     });
-    say("done");
 }
 
 #[test]
 fn threads_that_have_their_first_leases_at_once_have_them() {
     let root = root();
-    for _ in 0..rounds(60) {
-        start("beginners", &[root.path().to_str().unwrap()]).expect("done");
-    }
+    start("beginners", &[root.path().to_str().unwrap()]).expect("done");
 }
 
 /// The end of one acquisition is not that of another thread's next one, whose word differs in one bit only.
@@ -489,7 +506,10 @@ fn a_lease_ends_once() {
         let mutex = space.mutex("a").unwrap();
         let until = Instant::now() + Duration::from_secs(u64::from(rounds(3)));
         while Instant::now() < until {
-            mutex.lock_with_lease(Lease::new(Duration::from_secs(60)).fair()).unwrap().unlock().unwrap();
+            let lease = Lease::new(Duration::from_secs(60)).fair();
+            // No panic: the others would go on for ever.
+            let ended = mutex.try_lock_with_lease_for(lease, PATIENCE).and_then(LeaseGuard::unlock);
+            lost.fetch_add(u32::from(ended.is_err()), Relaxed);
         }
         done.store(true, Relaxed);
     });

@@ -12,7 +12,14 @@ use support::{act, command, hear, root, say, start, start_command};
 
 #[test]
 fn role() {
-    act(&[("holder", holder), ("waiter", waiter), ("mortal", mortal)]);
+    act(&[
+        ("holder", holder),
+        ("waiter", waiter),
+        ("mortal", mortal),
+        ("reader", reader),
+        ("writer", |arguments| wait_alone(arguments, |space| space.rwlock("shared")?.write().map(drop))),
+        ("locker", |arguments| wait_alone(arguments, |space| space.mutex("mutex")?.lock().map(drop))),
+    ]);
 }
 
 /// Looks by itself when the test is long over.
@@ -77,6 +84,7 @@ const UNTIL_LONG_SLEEPS: Duration = Duration::from_millis(6_000);
 
 #[test]
 fn whoever_waits_for_the_dead_is_woken() {
+    or_skip!(can_be_told());
     let ends = ["kill", "exec", "exit"];
     std::thread::scope(|scope| {
         for end in ends {
@@ -86,9 +94,7 @@ fn whoever_waits_for_the_dead_is_woken() {
                 let mut holder = start("holder", &[path]);
                 holder.expect("ready");
                 let look = space(path);
-                if let Err(why) = at_once(path) {
-                    skip!("{why}");
-                }
+                assert!(are_noticed_at_once(path), "{end}");
                 let waiter = start("waiter", &[path]);
                 support::wait_until("all wait", || look.usage().waiting == 6);
                 std::thread::sleep(UNTIL_LONG_SLEEPS);
@@ -108,11 +114,66 @@ fn whoever_waits_for_the_dead_is_woken() {
     });
 }
 
-/// Whether this machine can do it: of two processes in the space (we look), both say so.
-fn at_once(path: &str) -> Result<(), String> {
+/// Reads beside others, and has a mutex if it is told to.
+fn reader(arguments: &[String]) {
+    let space = space(&arguments[0]);
+    let _reading = space.rwlock("shared").unwrap().read_owned().unwrap();
+    let _locked = (arguments[1] == "and locks").then(|| space.mutex("mutex").unwrap().lock_owned().unwrap());
+    say("ready");
+    hear();
+}
+
+fn wait_alone(arguments: &[String], wait: Wait) {
+    wait(&space(&arguments[0])).unwrap();
+    say("has it");
+    hear();
+}
+
+/// The kernel wakes one of those who wait for somebody. If that one has to go on waiting, for another, it wakes the others nevertheless.
+#[test]
+fn who_is_woken_by_a_death_and_waits_on_has_woken_the_others() {
+    or_skip!(can_be_told());
+    let root = root();
+    let path = root.path().to_str().unwrap();
+    let dies = start("reader", &[path, "and locks"]);
+    dies.expect("ready");
+    let mut lives = start("reader", &[path, "only"]);
+    lives.expect("ready");
+    let look = space(path);
+    // In this order: it is the one that the kernel wakes.
+    let writer = start("writer", &[path]);
+    support::wait_until("it waits", || look.usage().waiting == 1);
+    std::thread::sleep(Duration::from_millis(100));
+    let locker = start("locker", &[path]);
+    support::wait_until("both wait", || look.usage().waiting == 2);
+    std::thread::sleep(UNTIL_LONG_SLEEPS);
+    let ended = Instant::now();
+    dies.kill_without_reaping();
+    locker.expect("has it");
+    assert!(ended.elapsed() < Duration::from_secs(3), "{:?}", ended.elapsed());
+    assert_eq!(writer.hear_within(Duration::from_millis(1)), None, "beside a reader");
+    lives.kill();
+    writer.expect("has it");
+}
+
+/// Whether this machine can do it, asked of itself: what a process of the library says of that is tested here.
+fn can_be_told() -> Result<(), String> {
+    let (mut head, mut length) = (std::ptr::null_mut::<libc::c_void>(), 0usize);
+    // SAFETY: 0 is the calling thread; both pointers are to locals that the kernel writes a pointer and a length to.
+    let list = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut length) };
+    let is_glibc = cfg!(all(target_env = "gnu", target_pointer_width = "64"));
+    // SAFETY: of no words, so that the pointers are not followed, and it is refused.
+    let wait = unsafe { libc::syscall(libc::SYS_futex_waitv, 0, 0, 0, 0, 0) };
+    match is_glibc && list == 0 && !head.is_null() && Errno::result(wait) == Err(Errno::EINVAL) {
+        true => Ok(()),
+        false => Err("there is no robust list, or no futex_waitv".into()),
+    }
+}
+
+/// Whether all participants say that their death is noticed at once.
+fn are_noticed_at_once(path: &str) -> bool {
     let found = Space::builder("test").root(path).inspect().unwrap();
-    let can = found.participants.iter().all(|participant| participant.wakes_at_once);
-    if can { Ok(()) } else { Err("there is no robust list, or no futex_waitv".into()) }
+    found.participants.iter().all(|participant| participant.wakes_at_once)
 }
 
 /// Without a list nobody is told; without `futex_waitv` nobody listens. Those who wait look.
@@ -144,30 +205,30 @@ fn without_the_means_a_death_is_found_by_looking() {
 
 /// The thread that registered ends, in good order or not; the process, which holds the lock, lives.
 fn mortal(arguments: &[String]) {
-    let space: &'static Space = Box::leak(Box::new(
-        std::thread::spawn({
-            let path = arguments[0].clone();
-            move || space(&path)
-        })
-        .join()
-        .unwrap(),
-    ));
-    if arguments[1] == "rudely" {
-        let rude = std::thread::spawn(|| {
-            // It registers, since the one that did has ended.
-            space.mutex("another").unwrap();
+    let (path, is_rude) = (arguments[0].clone(), arguments[1] == "rudely");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let registers = std::thread::spawn(move || {
+        let space = space(&path);
+        let mutex = space.mutex("mutex").unwrap();
+        sender.send((space, mutex)).unwrap();
+        if is_rude {
             // SAFETY: the thread has nothing that anybody waits for, and ends here.
             unsafe { libc::syscall(libc::SYS_exit, 0) };
-        });
-        let _never_joined = rude;
+        }
+    });
+    let (space, mutex) = receiver.recv().unwrap();
+    if is_rude {
+        let _never_joined = registers;
         std::thread::sleep(Duration::from_millis(200));
+    } else {
+        registers.join().unwrap();
     }
-    let held = space.mutex("mutex").unwrap().lock_owned().unwrap();
+    let held = mutex.lock_owned().unwrap();
     say("ready");
     hear();
     assert!(held.is_held());
     // Whoever names a lock registers anew.
-    space.mutex("a third").unwrap();
+    space.mutex("another").unwrap();
     say("renewed");
     hear();
 }
@@ -180,12 +241,11 @@ fn the_end_of_a_thread_is_not_that_of_its_process() {
         let mut mortal = start("mortal", &[path, how]);
         mortal.expect("ready");
         let mutex = support::space(path).mutex("mutex").unwrap();
+        assert!(!are_noticed_at_once(path), "{how}: the thread has ended");
         assert!(mutex.try_lock_for(Duration::from_millis(700)).is_err(), "{how}: taken from the living");
         mortal.tell("renew");
         mortal.expect("renewed");
-        if let Err(why) = at_once(path) {
-            skip!("{why}");
-        }
+        assert!(can_be_told().is_err() || are_noticed_at_once(path), "{how}: whoever names a lock registers anew");
         mortal.signal(Signal::SIGKILL);
         assert!(mutex.lock().unwrap().abandoned().is_some());
     }

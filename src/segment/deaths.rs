@@ -10,15 +10,23 @@ use core::sync::atomic::fence;
 use super::format::{Entry, Kind, Meta, load_printable, store_text};
 use crate::protocol::word::OwnerWord;
 
+/// Noting a death takes less than so many looks, unless whoever does it is stopped there.
+const LOOKS: u32 = 100;
+
 impl Entry {
     /// Notes that acquisition `epoch` ended by the death of that process.
     pub(crate) fn note_death(&self, epoch: u64, pid: u32, command: &str) {
+        let note = (pid as u64) << 32 | epoch & 0xFFFF_FFFF;
+        // Who finds out about a death that is noted leaves the note, which somebody may be reading.
+        if self.dead.load(Relaxed) == note {
+            return;
+        }
         // First nothing, then the name, then whose it is: a reader that finds an epoch that fits finds its name.
         self.dead.store(0, Relaxed);
         fence(Release);
         store_text(&self.dead_command, command.as_bytes());
         // Release: the name. Pairs with the Acquire in `death_of`.
-        self.dead.store((pid as u64) << 32 | epoch & 0xFFFF_FFFF, Release);
+        self.dead.store(note, Release);
     }
 
     /// Whether the death of the owner in `seen` left something half done that the next owner has to know of. Asked for after the
@@ -61,7 +69,12 @@ impl Entry {
 
     /// Who died holding acquisition `epoch`, if that was noted.
     pub(crate) fn death_of(&self, epoch: u64) -> Option<(u32, String)> {
-        let noted = self.dead.load(Acquire);
+        // It is nothing while somebody notes a death, at the same time as another one the same death, for example.
+        let look = || {
+            core::hint::spin_loop();
+            Some(self.dead.load(Acquire)).filter(|noted| *noted != 0)
+        };
+        let noted = (0..LOOKS).find_map(|_| look())?;
         let pid = (noted >> 32) as u32;
         (pid != 0 && noted as u32 == epoch as u32).then(|| (pid, load_printable(&self.dead_command)))
     }

@@ -178,4 +178,20 @@ pub fn a_stopped_waiter_keeps_nobody_out(backend: Backend) {
         assert!(token_in(&waiter.hear()).is_some());
         assert_eq!(waiter.ask(&format!("release {name}")), "released");
     }
+    if backend == Backend::Files {
+        // There nobody changes sides.
+        return;
+    }
+    let lock = space.rwlock("u").unwrap();
+    let writing = lock.write().unwrap();
+    let mut waiter = start_in(root.path(), backend);
+    waiter.tell("write u");
+    wait_until("it waits", || space.usage().waiting == 1);
+    std::thread::sleep(Duration::from_millis(50));
+    waiter.signal(Signal::SIGSTOP);
+    let reading = writing.downgrade().unwrap();
+    // What is reserved for the stopped one is not kept from the only reader, either.
+    drop(reading.upgrade().unwrap_or_else(|refused| panic!("{}", refused.error)));
+    waiter.signal(Signal::SIGCONT);
+    assert!(token_in(&waiter.hear()).is_some());
 }

@@ -16,9 +16,7 @@ mod readers;
 mod several;
 mod storm;
 
-use std::path::Path;
-
-use hostlock::{Backend, Space};
+use support::backends::{by_name, name_of, space};
 
 #[test]
 fn role() {
@@ -30,19 +28,6 @@ fn role() {
         ("masked", names::masked),
         ("worker", storm::worker),
     ]);
-}
-
-/// The space under `root`, made so.
-fn space(root: impl AsRef<Path>, backend: Backend) -> Space {
-    Space::builder("test").root(root.as_ref()).backend(backend).open().expect("a space")
-}
-
-fn name_of(backend: Backend) -> &'static str {
-    if backend == Backend::Files { "files" } else { "segment" }
-}
-
-fn by_name(name: &str) -> Backend {
-    if name == "files" { Backend::Files } else { Backend::Segment }
 }
 
 /// The tests of a module, for each backend.

@@ -105,13 +105,14 @@ pub fn forker(arguments: &[String]) {
         "excludes" => {
             let guard = mutex.lock().unwrap();
             let (read, write) = nix::unistd::pipe().unwrap();
+            let (seen, saw) = nix::unistd::pipe().unwrap();
             let other = child(|| {
                 assert_eq!(holder_pid(&mutex), parent);
                 let guard = mutex.lock().unwrap();
                 assert!(guard.abandoned().is_none());
                 nix::unistd::write(&write, &[1]).unwrap();
                 // Until the parent has seen who holds it.
-                std::thread::sleep(Duration::from_millis(300));
+                nix::unistd::read(&seen, &mut [0]).unwrap();
                 guard.unlock().unwrap();
             });
             std::thread::sleep(Duration::from_millis(50));
@@ -119,6 +120,7 @@ pub fn forker(arguments: &[String]) {
             guard.unlock().unwrap();
             nix::unistd::read(&read, &mut [0]).unwrap();
             assert_eq!(holder_pid(&mutex), other.as_raw() as u32);
+            nix::unistd::write(&saw, &[1]).unwrap();
             let guard = mutex.lock().unwrap();
             assert!(guard.token() > token + 1);
             joins(other);

@@ -19,7 +19,13 @@ const BOUND: Duration = Duration::from_secs(20);
 /// Survivors look for themselves this often, so that a sweep takes seconds.
 const CHECK: Duration = Duration::from_millis(10);
 /// In the quick form: every seventh point, but not many more than this of them.
-const QUICK: usize = 24;
+const QUICK: usize = 12;
+/// An operation of no more calls is short, if hardly anything seems to change between them.
+const SHORT_CALLS: usize = 20;
+/// Who goes different ways makes so many calls more or less before it changes something.
+const WAVER: usize = 20;
+/// To lead it from one call to the next takes so long, about.
+const LED: Duration = Duration::from_millis(6);
 /// In the quick form: of the points that survivors can tell apart, the first and the last so many.
 const ENDS: usize = 20;
 
@@ -382,8 +388,8 @@ impl Seen {
     }
 }
 
-/// Kills victims at all points of the operation, or, in the quick form, at those that survivors can tell apart, the ones after them,
-/// and every so many of those between two calls between which something changes.
+/// Kills victims at all points of the operation, or, in the quick form, at those that survivors can tell apart, those after every other of
+/// them, and every so many of those between two calls between which something changes.
 pub fn sweep(plan: &Plan) {
     if !KNOWN_PROCESSOR {
         crate::skip!("{}: nobody taught this test the system calls of this processor", plan.what);
@@ -428,7 +434,21 @@ pub fn sweep(plan: &Plan) {
     };
     // To stop after each instruction is slow. Where nothing changes between two calls survivors cannot tell the points apart.
     let mut seen = Seen::new(&case);
-    let outline = if all || plan.wavers { None } else { Some(victim.outline(|| seen.has_changed())) };
+    let mut looks = 0;
+    let look = || {
+        looks += 1;
+        if looks % 2 == 1 && plan.wavers {
+            // Its time goes by as when it is led.
+            std::thread::sleep(LED);
+        }
+        seen.has_changed()
+    };
+    let mut outline = if all { None } else { Some(victim.outline(look)) };
+    if let Some(spans) = outline.as_mut().filter(|_| plan.wavers) {
+        let exact = spans.clone();
+        let is_near = |at: usize| exact.iter().skip(at.saturating_sub(WAVER)).take(2 * WAVER).any(|changes| *changes);
+        spans.iter_mut().enumerate().for_each(|(at, changes)| *changes = is_near(at));
+    }
     let (case, mut victim) = match outline {
         None => (case, victim),
         Some(_) => {
@@ -437,7 +457,8 @@ pub fn sweep(plan: &Plan) {
         }
     };
     // What is changed and put back between two calls is not seen from one to the next: a short operation is gone through as it is.
-    let outline = outline.filter(|spans| spans.iter().filter(|changes| **changes).count() > 2);
+    let is_long = |spans: &Vec<bool>| spans.len() > SHORT_CALLS || spans.iter().filter(|changes| **changes).count() > 2;
+    let outline = outline.filter(is_long);
     let mut seen = Seen::new(&case);
     let points = victim.record(outline.as_deref(), || seen.has_changed());
     end(case, victim);
@@ -453,8 +474,9 @@ pub fn sweep(plan: &Plan) {
         })
         .collect();
     let is_told_apart = |of: usize| points[of].told_apart && (all || ranks[of] <= ENDS || ranks[of] + ENDS > apart);
-    let chosen =
-        (0..points.len()).filter(|index| index % stride == 0 || (index.saturating_sub(1)..=*index).any(is_told_apart));
+    // In the quick form, after every other of them.
+    let is_after = |of: usize| of > 0 && is_told_apart(of - 1) && (all || ranks[of].is_multiple_of(2));
+    let chosen = (0..points.len()).filter(|&index| index % stride == 0 || is_told_apart(index) || is_after(index));
     let (mut tried, mut missed, mut calls, mut missed_calls) = (0, 0, 0, 0);
     for index in chosen {
         let _context = Context { what: plan.what, index, of: points.len() };

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use hostlock::{LockKind, Result, Space};
@@ -36,15 +38,26 @@ fn is_long() -> bool {
     std::env::var("HOSTLOCK_FAULTS").is_ok_and(|value| value == "all")
 }
 
+/// So many calls fail in every operation; in the quick form, of those after them every other one.
+const FIRST: usize = 16;
+
+/// So many operations are swept at the same time: most of the time of each goes by with waiting.
+const LANES: usize = 2;
+
 /// How that call is to fail. In the quick form: a signal came, and by turns memory is gone or a filter is in the way. Of long operations, and where words
 /// are not mapped, so that each is a call, one of these by turns.
-fn ways(made: Made, nth: usize) -> Vec<Errno> {
+fn ways(made: Made, nth: usize, turn: usize) -> Vec<Errno> {
     if is_long() {
         return ALL.into();
     }
-    let by_turns = [Errno::ENOMEM, Errno::EPERM][nth % 2];
-    match made == Made::FilesUnmapped || nth > 8 {
-        true => vec![[by_turns, Errno::EINTR][nth / 2 % 2]],
+    // Operations begin with the same calls, or have them somewhere: what is left out in one of them is not in the next one.
+    if nth > FIRST && nth % 2 == turn % 2 {
+        return Vec::new();
+    }
+    let round = if nth > FIRST { nth / 2 } else { nth };
+    let by_turns = [Errno::ENOMEM, Errno::EPERM][round % 2];
+    match made == Made::FilesUnmapped || nth > 4 {
+        true => vec![[by_turns, Errno::EINTR][round / 2 % 2]],
         false => vec![by_turns, Errno::EINTR],
     }
 }
@@ -139,19 +152,40 @@ impl Controls {
 /// Sweeps all these, in spaces that are made so.
 pub fn sweep(made: Made, tables: &[&[Operation]]) {
     let wanted = std::env::var("HOSTLOCK_FAULTS_OF").unwrap_or_default();
-    let controls = Controls::new();
-    let mut problems = Vec::new();
-    for operation in tables.iter().copied().flatten().filter(|it| it.what.contains(&wanted) && is_swept(it, made)) {
-        match sweep_one(made, operation, controls) {
-            Ok(found) => problems.extend(found),
-            Err(why) => crate::skip!("{why}"),
+    let is_wanted = |it: &&Operation| it.what.contains(&wanted) && is_swept(it, made);
+    let operations: Vec<_> = tables.iter().copied().flatten().filter(is_wanted).collect();
+    let next = AtomicUsize::new(0);
+    let lane = || {
+        let controls = Controls::new();
+        let mut problems = Vec::new();
+        loop {
+            let turn = next.fetch_add(1, Relaxed);
+            let Some(operation) = operations.get(turn) else { return Ok(problems) };
+            problems.extend(sweep_one(made, operation, turn, controls)?);
         }
-    }
+    };
+    let swept: std::result::Result<Vec<_>, String> = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        // What panicked there panics here.
+        let join = |lane: std::thread::ScopedJoinHandle<'_, _>| {
+            lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        lanes.into_iter().map(join).collect()
+    });
+    let problems = match swept {
+        Ok(problems) => problems.concat(),
+        Err(why) => crate::skip!("{why}"),
+    };
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }
 
 /// `Err`: why nothing can be swept here.
-fn sweep_one(made: Made, operation: &Operation, controls: Controls) -> std::result::Result<Vec<String>, String> {
+fn sweep_one(
+    made: Made,
+    operation: &Operation,
+    turn: usize,
+    controls: Controls,
+) -> std::result::Result<Vec<String>, String> {
     let watch = Instant::now();
     let mut problems = Vec::new();
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
@@ -163,7 +197,7 @@ fn sweep_one(made: Made, operation: &Operation, controls: Controls) -> std::resu
     };
     let mut cases = 0;
     'calls: for nth in 1.. {
-        for errno in ways(made, nth) {
+        for errno in ways(made, nth, turn) {
             let fault = Fault { nth, errno };
             let (failed, found) = match attempt(made, operation, Some(fault), controls)? {
                 // There is no such call. It may have waited for others for a shorter time than when nothing failed.

@@ -17,9 +17,8 @@ mod rights;
 mod tool;
 mod waiting;
 
-use std::path::Path;
-
-use hostlock::{Backend, Space};
+use support::backends::{by_name, name_of, space};
+use support::rounds;
 
 #[test]
 fn role() {
@@ -41,24 +40,6 @@ fn role() {
         ("creator", rights::creator),
         ("waiter", waiting::waiter),
     ]);
-}
-
-/// The space under `root`, made so.
-fn space(root: impl AsRef<Path>, backend: Backend) -> Space {
-    Space::builder("test").root(root.as_ref()).backend(backend).open().expect("a space")
-}
-
-fn name_of(backend: Backend) -> &'static str {
-    if backend == Backend::Files { "files" } else { "segment" }
-}
-
-fn by_name(name: &str) -> Backend {
-    if name == "files" { Backend::Files } else { Backend::Segment }
-}
-
-/// So many rounds of what is tried, and more in the long form.
-fn rounds(short: u32) -> u32 {
-    std::env::var("HOSTLOCK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
 }
 
 /// Whether `program` can put somebody into its situation here; otherwise why not.

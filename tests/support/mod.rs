@@ -4,6 +4,7 @@
 //! nothing. Every child dies with the thread that started it, and a watchdog ends a test that hangs.
 #![allow(dead_code)]
 
+pub mod backends;
 pub mod chance;
 pub mod clock;
 pub mod elsewhere;
@@ -214,6 +215,11 @@ pub fn space(root: impl AsRef<Path>) -> Space {
 /// The space `name` under `root`.
 pub fn space_named(name: &str, root: impl AsRef<Path>) -> Space {
     Space::builder(name).root(root.as_ref()).open().expect("a space")
+}
+
+/// So many rounds of what is tried, and more in the long form.
+pub fn rounds(short: u32) -> u32 {
+    std::env::var("HOSTLOCK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
 }
 
 /// Waits until something is so.
