@@ -10,6 +10,7 @@
 //!
 //! Only while a waiter spins before it sleeps, where it does nothing but look, its instructions are passed over.
 
+#[allow(dead_code)]
 #[path = "crash/control.rs"]
 mod control;
 mod support;
