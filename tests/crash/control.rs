@@ -14,6 +14,12 @@ pub const READY: u64 = 1;
 pub const BEGUN: u64 = 2;
 pub const ENDED: u64 = 3;
 
+/// Values of [`Control::inside`].
+pub const ALONE: u64 = 1;
+pub const SHARED: u64 = 2;
+/// Beside these, of [`Control::how`]: it had a lease, and not any more.
+pub const LOST: u64 = 3;
+
 /// What a forked process tells, all of it zero at first.
 #[repr(C)]
 #[derive(Debug)]
@@ -21,7 +27,7 @@ pub struct Control {
     pub phase: AtomicU64,
     /// Opened by the test.
     pub gate: AtomicU64,
-    /// 1 while it believes that it holds the lock.
+    /// [`ALONE`] while it believes that it holds the lock, [`SHARED`] while it believes that it has a part of it.
     pub inside: AtomicU64,
     /// 1 from just before it is killed.
     pub dead: AtomicU64,
@@ -31,6 +37,10 @@ pub struct Control {
     pub told: AtomicU64,
     /// 1: it found somebody else inside, too.
     pub crowded: AtomicU64,
+    /// As what it acquired: [`ALONE`] or [`SHARED`]; or [`LOST`].
+    pub how: AtomicU64,
+    /// 1: its lease was renewed.
+    pub renewed: AtomicU64,
 }
 
 impl Control {
@@ -45,8 +55,8 @@ impl Control {
     }
 
     pub fn reset(&self) {
-        let Self { phase, gate, inside, dead, token, told, crowded } = self;
-        for cell in [phase, gate, inside, dead, token, told, crowded] {
+        let Self { phase, gate, inside, dead, token, told, crowded, how, renewed } = self;
+        for cell in [phase, gate, inside, dead, token, told, crowded, how, renewed] {
             cell.store(0, SeqCst);
         }
     }
@@ -55,6 +65,27 @@ impl Control {
     pub fn begin(&self) {
         let _ = kill(nix::unistd::getpid(), Signal::SIGSTOP);
         self.phase.store(BEGUN, SeqCst);
+    }
+
+    /// In a forked process: it has the lock, [`ALONE`] or [`SHARED`], and looks whether any of the others that exclude it is alive and has it, too. Then
+    /// it makes a system call, so that it can be stopped there.
+    pub fn enter(&self, token: u64, told: Option<u64>, how: u64, others: &[&Self]) {
+        self.told.store(told.unwrap_or(0), SeqCst);
+        self.how.store(how, SeqCst);
+        self.token.store(token, SeqCst);
+        self.inside.store(how, SeqCst);
+        for other in others.iter().filter(|other| !std::ptr::eq(**other, self)) {
+            let theirs = other.inside.load(SeqCst);
+            if theirs != 0 && other.dead.load(SeqCst) == 0 && (how == ALONE || theirs == ALONE) {
+                self.crowded.store(1, SeqCst);
+            }
+        }
+        nix::unistd::getppid();
+    }
+
+    /// In a forked process: it is about to let go.
+    pub fn exit(&self) {
+        self.inside.store(0, SeqCst);
     }
 
     /// In the test: waits until it is so far.

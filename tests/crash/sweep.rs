@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::support::{root, wait_until};
 use super::trace::{Forked, KNOWN_PROCESSOR, Victim};
 
 /// A survivor that does not get a free lock, or a dead one's, in this time is stuck.
-const BOUND: Duration = Duration::from_secs(20);
+pub const BOUND: Duration = Duration::from_secs(20);
 /// Survivors look for themselves this often, so that a sweep takes seconds.
 const CHECK: Duration = Duration::from_millis(10);
 /// In the quick form: every seventh point, but not many more than this of them.
@@ -44,8 +44,17 @@ pub fn join_in(mutex: &Mutex) {
 #[derive(Clone, Copy)]
 pub struct Controls {
     pub victim: &'static Control,
+    /// Of a second one, where two are led in turns.
+    pub second: &'static Control,
     pub sleeper: &'static Control,
     pub other: &'static Control,
+}
+
+impl Controls {
+    pub fn new() -> Self {
+        let [victim, second, sleeper, other] = [(); 4].map(|()| Control::new());
+        Self { victim, second, sleeper, other }
+    }
 }
 
 /// What is swept.
@@ -96,6 +105,34 @@ pub struct Death {
 }
 
 impl Case {
+    /// The so many-th case below `root`.
+    pub fn new(root: &Path, number: u32, controls: Controls) -> Self {
+        Self {
+            root: root.into(),
+            // Of one length, so that all victims execute the same instructions.
+            name: format!("{number:08}"),
+            controls,
+            backend: Backend::Auto,
+            participants: 6,
+            locks: 4,
+            extents: None,
+            space: None,
+            sleeper: None,
+            guard: None,
+            token: 0,
+            death: Death::default(),
+            dead: Vec::new(),
+            inode: 0,
+        }
+    }
+
+    /// It is over: nothing is left of it.
+    pub fn end(self) {
+        let directory = self.directory();
+        drop(self);
+        std::fs::remove_dir_all(directory).expect("the space can be removed");
+    }
+
     pub fn directory(&self) -> PathBuf {
         self.root.join(&self.name)
     }
@@ -296,10 +333,17 @@ impl Case {
     /// lock was killed asleep.
     pub fn die_holding(&mut self, names: &[&str], with_sleeper: bool) {
         let mutexes: Vec<_> = names.iter().map(|name| self.mutex(name)).collect();
-        let mut holder = Forked::new(self.controls.other, |control| {
+        self.die_with(with_sleeper, || {
             for mutex in &mutexes {
                 std::mem::forget(mutex.lock_owned().expect("a lock"));
             }
+        });
+    }
+
+    /// The same, of whatever it acquires and forgets.
+    pub fn die_with(&mut self, with_sleeper: bool, acquire: impl FnOnce()) {
+        let mut holder = Forked::new(self.controls.other, |control| {
+            acquire();
             control.phase.store(READY, SeqCst);
         });
         self.controls.other.wait_for(READY, "a process does not get its locks");
@@ -388,44 +432,31 @@ impl Seen {
     }
 }
 
+/// Whether all is tried that there is.
+pub fn is_long() -> bool {
+    std::env::var("HOSTLOCK_CRASH").is_ok_and(|form| form == "all")
+}
+
 /// Kills victims at all points of the operation, or, in the quick form, at those that survivors can tell apart, those after every other of
 /// them, and every so many of those between two calls between which something changes.
 pub fn sweep(plan: &Plan) {
     if !KNOWN_PROCESSOR {
         crate::skip!("{}: nobody taught this test the system calls of this processor", plan.what);
     }
-    let all = std::env::var("HOSTLOCK_CRASH").is_ok_and(|form| form == "all");
+    let all = is_long();
     let temp = root();
-    let controls = Controls { victim: Control::new(), sleeper: Control::new(), other: Control::new() };
+    let controls = Controls::new();
     let mut number = 0;
     let mut begin = || {
         number += 1;
-        let mut case = Case {
-            root: temp.path().into(),
-            // Of one length, so that all victims execute the same instructions.
-            name: format!("{number:08}"),
-            controls,
-            backend: Backend::Auto,
-            participants: 6,
-            locks: 4,
-            extents: None,
-            space: None,
-            sleeper: None,
-            guard: None,
-            token: 0,
-            death: Death::default(),
-            dead: Vec::new(),
-            inode: 0,
-        };
+        let mut case = Case::new(temp.path(), number, controls);
         (plan.begin)(&mut case).map(|victim| (case, victim))
     };
     let end = |mut case: Case, mut victim: Victim| {
         (plan.meanwhile)(&mut case, &victim);
         victim.kill();
         (plan.afterwards)(&mut case);
-        let directory = case.directory();
-        drop(case);
-        std::fs::remove_dir_all(directory).expect("the space can be removed");
+        case.end();
     };
 
     let watch = Instant::now();

@@ -32,6 +32,9 @@ pub enum Instruction {
 /// Whether [`next_instruction`] knows this processor.
 pub const KNOWN_PROCESSOR: bool = cfg!(target_arch = "x86_64");
 
+/// Of the instruction that makes a system call.
+pub const CALL_LENGTH: u64 = 2;
+
 /// Where `victim` stands.
 #[cfg(target_arch = "x86_64")]
 fn address_of(victim: Pid) -> u64 {
@@ -221,6 +224,8 @@ impl Drop for Forked {
 pub struct Victim {
     forked: Forked,
     pub pid: Pid,
+    /// Where there is an instruction that makes a system call.
+    pub gate: u64,
     control: &'static Control,
 }
 
@@ -228,12 +233,21 @@ impl Victim {
     /// Forks a process that does `what`, which is to call [`Control::begin`] right before the operation. It is stopped there.
     /// `None` where tracing is refused.
     pub fn new(control: &'static Control, what: impl FnOnce(&'static Control)) -> Option<Self> {
+        let mut victim = Self::at_its_stop(control, what)?;
+        while control.phase.load(SeqCst) != BEGUN {
+            victim.step();
+        }
+        Some(victim)
+    }
+
+    /// The same, a few instructions before: for whoever does not count instructions.
+    pub fn at_its_stop(control: &'static Control, what: impl FnOnce(&'static Control)) -> Option<Self> {
         let forked = Forked::new(control, |control| {
             be_traced();
             what(control);
         });
         let pid = forked.pid;
-        let mut victim = Self { forked, pid, control };
+        let mut victim = Self { forked, pid, gate: 0, control };
         match victim.wait() {
             WaitStatus::Exited(_, REFUSED) => {
                 victim.forked.reaped = true;
@@ -242,19 +256,22 @@ impl Victim {
             WaitStatus::Stopped(_, Signal::SIGSTOP) => {}
             other => victim.unexpected(other),
         }
+        // It stopped itself by a call, and stands after that.
+        victim.gate = address_of(pid) - CALL_LENGTH;
         ptrace::setoptions(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL).expect("options");
-        while control.phase.load(SeqCst) != BEGUN {
-            victim.step();
-        }
         Some(victim)
     }
 
-    fn wait(&self) -> WaitStatus {
+    pub fn control(&self) -> &'static Control {
+        self.control
+    }
+
+    pub fn wait(&self) -> WaitStatus {
         let _watched = Watched::new(self.pid);
         waitpid(self.pid, None).expect("our own child can be waited for")
     }
 
-    fn unexpected(&mut self, status: WaitStatus) -> ! {
+    pub fn unexpected(&mut self, status: WaitStatus) -> ! {
         self.forked.reaped = matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..));
         panic!("the victim was not led but went: {status:?}");
     }
