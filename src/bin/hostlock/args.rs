@@ -41,6 +41,10 @@ pub(crate) enum Action {
     /// Say what this machine and a space can do for locks, and what follows
     #[command(after_long_help = DOCTOR_MANUAL)]
     Doctor(DoctorArgs),
+    /// Measure what locks cost on this machine, beside others
+    #[cfg(feature = "bench")]
+    #[command(override_usage = "hostlock bench [OPTIONS] [SUITE...]", after_long_help = crate::bench::MANUAL)]
+    Bench(crate::bench::BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -411,7 +415,7 @@ fn one_line(text: &str) -> String {
     format!("{what}; see hostlock {}--help", verb.map(|verb| verb + " ").unwrap_or_default())
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "a time is seconds with a fraction, or 5s, 300ms".to_string();
     match text.parse::<f64>() {
         // One that is too long to count never ends.
