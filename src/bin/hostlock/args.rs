@@ -386,14 +386,33 @@ pub(crate) fn parse() -> Parsed {
     match Cli::try_parse() {
         Ok(cli) => Parsed::Act(cli.action),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Wrong(Failure::new(
-                Code::Usage,
-                "say what to do: run, elect, status, move or doctor; see hostlock --help",
-            )),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let (last, others) = VERBS.split_last().expect("verbs");
+                let what = format_args!("say what to do: {} or {last}; see hostlock --help", others.join(", "));
+                Parsed::Wrong(Failure::new(Code::Usage, what))
+            }
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Tell(error.render().to_string()),
-            _ => Parsed::Wrong(Failure::new(Code::Usage, one_line(&error.render().to_string()))),
+            _ => {
+                let code = if verb().as_deref() == Some("bench") { Code::WrongBench } else { Code::Usage };
+                Parsed::Wrong(Failure::new(code, one_line(&error.render().to_string())))
+            }
         },
     }
+}
+
+const VERBS: &[&str] = &[
+    "run",
+    "elect",
+    "status",
+    "move",
+    "doctor",
+    #[cfg(feature = "bench")]
+    "bench",
+];
+
+/// What was asked for, if that is something.
+fn verb() -> Option<String> {
+    std::env::args().nth(1).filter(|verb| VERBS.contains(&verb.as_str()))
 }
 
 /// An error of the parser's, which is several lines with a usage, as one line.
@@ -406,8 +425,7 @@ fn one_line(text: &str) -> String {
     if let Some((before, _)) = what.split_once("; to pass '-") {
         what = before.into();
     }
-    let verb =
-        std::env::args().nth(1).filter(|verb| ["run", "elect", "status", "move", "doctor"].contains(&verb.as_str()));
+    let verb = verb();
     if verb.as_deref() == Some("run") && what.starts_with("unexpected argument '-c'") {
         // flock(1) has it.
         what = "there is no -c; a line for a shell is: run NAME -- sh -c LINE".into();

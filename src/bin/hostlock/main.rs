@@ -2,7 +2,7 @@
 //!
 //! Everything here stands on the library's public functions. [`args`] is what can be said on the command line, [`exit`] how the tool
 //! ends, [`run`] a command under a lock, or while leading ([`signals`]: what reaches it meanwhile), [`status`] who holds what, [`doctor`] what
-//! this machine can do.
+//! this machine can do, [`bench`] what locks cost on it.
 #![deny(unsafe_code)]
 
 mod args;

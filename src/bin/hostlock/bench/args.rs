@@ -16,18 +16,18 @@ pub(crate) struct BenchArgs {
     /// Say what can be measured, and beside what
     #[arg(long)]
     pub(crate) list: bool,
-    /// Measure everything N times, in turn
-    #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Measure everything N times, in turn (default: 5)
+    #[arg(long, value_name = "N", default_value = "5", hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Take TIME for each measurement: 0.5, 20ms
-    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = crate::args::time)]
+    /// Take TIME for each measurement: 0.5, 20ms (default: 200ms)
+    #[arg(long, value_name = "TIME", default_value = "200ms", hide_default_value = true, value_parser = crate::args::time)]
     #[arg(allow_negative_numbers = true)]
     seconds: Duration,
     /// Measure hostlock and these (default: all, see --list)
     #[arg(long, value_name = "PEER,...", value_delimiter = ',')]
     peers: Option<Vec<String>>,
-    /// Let so many processes want one lock
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2,8,32")]
+    /// Let so many processes want one lock (default: 2,8,32)
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2,8,32", hide_default_value = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MOST_PROCESSES as i64))]
     processes: Vec<u32>,
     /// Print JSON, for programs
@@ -68,14 +68,14 @@ Examples:
   hostlock bench --json recovery | jq '.suites[].goals'";
 
 fn wrong(why: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::Usage, format_args!("{why}; see hostlock bench --list"))
+    Failure::new(Code::WrongBench, format_args!("{why}; see hostlock bench --list"))
 }
 
 impl BenchArgs {
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
         let bounds = Duration::from_millis(1)..=Duration::from_secs(3600);
         if !bounds.contains(&self.seconds) {
-            return Err(Failure::new(Code::Usage, "--seconds goes from 1ms to 1h; see hostlock bench --help"));
+            return Err(Failure::new(Code::WrongBench, "--seconds goes from 1ms to 1h; see hostlock bench --help"));
         }
         let suites = self.suites()?;
         let peers = self.peers.as_ref().map(|names| peers(names, &suites)).transpose()?;

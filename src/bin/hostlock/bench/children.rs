@@ -26,7 +26,7 @@ pub fn child(act: impl FnOnce() -> u8) -> Result<Pid, String> {
     }
 }
 
-/// Some processes; those that are still there when this is dropped are killed.
+/// Some processes, all that this thread has; those that are still there when this is dropped are killed.
 #[derive(Default)]
 pub struct Children(Vec<Pid>);
 
@@ -44,7 +44,7 @@ impl Children {
     /// Waits until all of them have ended, in good order: whichever ends first, since others may wait for one that failed.
     pub fn finish(mut self) -> Result<(), String> {
         while !self.0.is_empty() {
-            match waitpid(None, None) {
+            match waitpid(None, Some(WaitPidFlag::__WNOTHREAD)) {
                 Ok(WaitStatus::Exited(child, 0)) => self.0.retain(|other| *other != child),
                 Ok(end) => {
                     self.0.retain(|other| Some(*other) != end.pid());
@@ -58,7 +58,7 @@ impl Children {
 
     /// Waits until something is so that they are about to bring about; not for ever, if one of them ended instead.
     pub fn until(&self, mut is_so: impl FnMut() -> bool) -> Result<(), String> {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WNOTHREAD;
         while !is_so() {
             match waitid(Id::All, flags) {
                 Ok(WaitStatus::StillAlive) => std::thread::yield_now(),

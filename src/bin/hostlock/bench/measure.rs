@@ -13,16 +13,18 @@ use crate::exit::{Code, Failure};
 pub(crate) struct Quantity {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
+    /// Both, in two lines that take little room.
+    pub(crate) head: [&'static str; 2],
     pub(crate) more_is_better: bool,
 }
 
 impl Quantity {
-    pub(crate) const fn less(name: &'static str, unit: &'static str) -> Self {
-        Self { name, unit, more_is_better: false }
+    pub(crate) const fn less(name: &'static str, unit: &'static str, head: [&'static str; 2]) -> Self {
+        Self { name, unit, head, more_is_better: false }
     }
 
-    pub(crate) const fn more(name: &'static str, unit: &'static str) -> Self {
-        Self { name, unit, more_is_better: true }
+    pub(crate) const fn more(name: &'static str, unit: &'static str, head: [&'static str; 2]) -> Self {
+        Self { name, unit, head, more_is_better: true }
     }
 }
 

@@ -4,21 +4,28 @@
 //! each other ([`turns`]: what they do), [`death`] of one that is killed. [`measure`] takes turns, [`goals`] says what is to come of it, [`report`] how it is shown. [`keeper`] cleans up.
 //!
 //! The benchmarks in `benches/` use the same locks and the same arena.
-#![allow(unsafe_code)]
 
+#[allow(unsafe_code)]
 mod arena;
 mod args;
 mod catalogue;
+#[allow(unsafe_code)]
 mod children;
 mod death;
 mod goals;
+#[allow(unsafe_code)]
 mod ground;
 mod keeper;
 mod machine;
 mod measure;
+mod number;
+#[allow(unsafe_code)]
 mod peers;
 mod report;
 mod suites;
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod tests;
 mod turns;
 
 use std::io::{IsTerminal, Write};

@@ -80,12 +80,22 @@ impl Guarded {
     }
 }
 
-/// Does something as soon as it is let in; how long it waited for that. Without `TIMED` it does not look.
+/// When somebody began to wait, if that is of interest.
+#[derive(Clone, Copy)]
+struct Clock(Option<Instant>);
+
+impl Clock {
+    #[inline]
+    fn waited(self) -> Duration {
+        self.0.map_or(Duration::ZERO, |wanted| wanted.elapsed())
+    }
+}
+
+/// A turn that says itself how long it waited. Without `TIMED` no clock is looked at.
 #[inline]
-fn waited<const TIMED: bool>(turn: &mut Turn, act: impl FnOnce(&dyn Fn() -> Duration, &mut u64) -> Duration) {
-    let wanted = TIMED.then(Instant::now);
+fn take<const TIMED: bool>(turn: &mut Turn, act: impl FnOnce(Clock, &mut u64) -> Duration) {
     let mut sum = turn.sum;
-    let waited = act(&|| wanted.map_or(Duration::ZERO, |wanted| wanted.elapsed()), &mut sum);
+    let waited = act(Clock(TIMED.then(Instant::now)), &mut sum);
     if TIMED {
         turn.took(waited);
     }
@@ -103,9 +113,9 @@ pub fn exclusive<const TIMED: bool, T>(
     let run = arena.run(processes, time, || {
         let lock = shared.here();
         move |turn: &mut Turn| {
-            waited::<TIMED>(turn, |waited, sum| {
+            take::<TIMED>(turn, |clock, sum| {
                 let waited = lock.with(|| {
-                    let waited = waited();
+                    let waited = clock.waited();
                     guarded.add_one();
                     work(sum, additions);
                     waited
@@ -133,16 +143,16 @@ pub fn reading<const TIMED: bool, T>(
         move |turn: &mut Turn| {
             // Not all of them at once.
             let is_writer = (turn.number + turn.sum).is_multiple_of(writes);
-            waited::<TIMED>(turn, |waited, sum| {
+            take::<TIMED>(turn, |clock, sum| {
                 let waited = if is_writer {
                     lock.write(|| {
-                        let waited = waited();
+                        let waited = clock.waited();
                         guarded.change(sum, additions);
                         waited
                     })
                 } else {
                     lock.read(|| {
-                        let waited = waited();
+                        let waited = clock.waited();
                         guarded.look(sum, additions);
                         waited
                     })

@@ -1,4 +1,4 @@
-//! hostlock's own.
+//! hostlock's own. A process joins the space when it first tries to acquire something: `here` does that, so that it is no part of what is measured.
 
 use super::{Lock, ReadWrite, Shared, SharedRw};
 
@@ -14,6 +14,7 @@ impl Lock for Hostlock {
 
 impl Shared for Hostlock {
     fn here(&self) -> impl Lock {
+        let _ = self.0.try_lock();
         self
     }
 }
@@ -33,6 +34,7 @@ impl Lock for HostlockFair {
 
 impl Shared for HostlockFair {
     fn here(&self) -> impl Lock {
+        let _ = self.0.try_lock();
         self
     }
 }
@@ -50,6 +52,7 @@ impl Lock for HostlockPermits {
 
 impl Shared for HostlockPermits {
     fn here(&self) -> impl Lock {
+        let _ = self.0.try_acquire();
         self
     }
 }
@@ -72,6 +75,7 @@ impl ReadWrite for HostlockRw {
 
 impl SharedRw for HostlockRw {
     fn here(&self) -> impl ReadWrite {
+        let _ = self.0.try_read();
         self
     }
 }

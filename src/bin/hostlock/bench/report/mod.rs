@@ -2,7 +2,6 @@
 
 mod html;
 mod json;
-mod number;
 mod plot;
 mod table;
 
@@ -36,7 +35,7 @@ impl Report {
     fn manner(&self) -> String {
         let rounds = if self.rounds == 1 { "1 round".into() } else { format!("medians of {} rounds", self.rounds) };
         format!(
-            "{rounds}, in turn, {} for each measurement; least and most in brackets",
+            "{rounds} in turn, {} for each measurement; in brackets the least and the most",
             humantime::format_duration(self.time)
         )
     }

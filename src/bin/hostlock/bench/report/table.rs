@@ -1,17 +1,21 @@
 //! For people, at a terminal of 100 columns.
 
-use super::{Report, number};
+use super::Report;
 use crate::bench::catalogue::OURS;
 use crate::bench::measure::{Case, Entry, Spread};
+use crate::bench::number;
 
 /// Between two columns.
 const GAP: &str = "  ";
+
+/// The most columns that a line takes.
+const WIDTH: usize = 100;
 
 pub(crate) fn table(report: &Report) -> String {
     let machine = &report.machine;
     let [one, five, fifteen] = machine.load;
     let mut text = format!(
-        "hostlock {}, {}, {} cores, {}\nload average {one:.2}, {five:.2}, {fifteen:.2}; {}\n",
+        "hostlock {}, {}, {} cores, {}; load average {one:.2}, {five:.2}, {fifteen:.2}\n{}\n",
         env!("CARGO_PKG_VERSION"),
         machine.processor,
         machine.cores,
@@ -24,9 +28,9 @@ pub(crate) fn table(report: &Report) -> String {
     for ((suite, cases), (_, goals)) in report.suites.iter().zip(report.goals()) {
         text += &format!("\n== {}\n", suite.name);
         for case in cases {
-            text += &format!("\n{}\n{}", case.name, columns(&rows(case)));
+            text += &format!("\n{}\n{}", case.name, fitting(case));
             for (peer, why) in &case.absent {
-                text += &format!("  {}: not measured: {why}\n", peer.name);
+                text += &format!("{}: not measured: {why}\n", peer.name);
             }
         }
         if !goals.is_empty() {
@@ -41,34 +45,41 @@ pub(crate) fn table(report: &Report) -> String {
     text
 }
 
-/// The head, and a line for each peer: ratios first.
-fn rows(case: &Case) -> Vec<Vec<String>> {
+/// The head, and a line for each peer: ratios first. `spreads`: also how far the figures of the rounds lie apart.
+pub(super) fn rows(case: &Case, spreads: bool) -> Vec<Vec<String>> {
     let others = case.entries.iter().any(|entry| entry.peer.name != OURS);
-    let mut head = vec![String::new()];
-    if others {
-        head.push("hostlock / it".into());
-    }
-    head.extend(case.quantities.iter().map(|quantity| match quantity.unit {
-        "" => quantity.name.into(),
-        unit => format!("{}, {unit}", quantity.name),
-    }));
-    let row = |entry: &Entry| {
-        let mut row = vec![entry.peer.name.to_string()];
-        if others {
-            let ratio = case.ratio(entry, 0).filter(|_| entry.peer.name != OURS);
-            row.push(ratio.map_or(String::new(), number::spread));
-        }
-        row.extend(entry.values.iter().enumerate().map(|(index, values)| {
-            let spread = Spread::of(values.iter().copied());
-            // There is room for that of the first.
-            if index == 0 { number::spread(spread) } else { number::number(spread.median) }
-        }));
-        row
+    let head = |line: usize| {
+        let ratio = others.then_some(["hostlock", "/ it"][line]);
+        let quantities = case.quantities.iter().map(|quantity| quantity.head[line]);
+        [""].into_iter().chain(ratio).chain(quantities).map(String::from).collect::<Vec<_>>()
     };
-    std::iter::once(head).chain(case.entries.iter().map(row)).collect()
+    let row = |entry: &Entry| {
+        let ratio = case.ratio(entry, 0).filter(|_| entry.peer.name != OURS).map_or(String::new(), number::spread);
+        let values = entry.values.iter().enumerate().map(|(index, values)| {
+            let spread = Spread::of(values.iter().copied());
+            // There is room for that of the first at most.
+            if index == 0 && spreads { number::spread(spread) } else { number::number(spread.median) }
+        });
+        let name = entry.peer.name.to_string();
+        [name].into_iter().chain(others.then_some(ratio)).chain(values).collect()
+    };
+    [head(0), head(1)]
+        .into_iter()
+        .filter(|head| head.iter().any(|cell| !cell.is_empty()))
+        .chain(case.entries.iter().map(row))
+        .collect()
 }
 
-/// Lines of aligned cells: the first of them to the left, the others to the right. Heads of numbers are broken where that saves room.
+/// With as much as there is room for.
+fn fitting(case: &Case) -> String {
+    let full = columns(&rows(case, true));
+    match full.lines().all(|line| line.chars().count() <= WIDTH) {
+        true => full,
+        false => columns(&rows(case, false)),
+    }
+}
+
+/// Lines of aligned cells: the first of them to the left, the others to the right.
 fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -78,7 +89,7 @@ fn columns(rows: &[Vec<String>]) -> String {
             0 => format!("{cell:width$}"),
             _ => format!("{cell:>width$}"),
         });
-        format!("  {}\n", cells.collect::<Vec<_>>().join(GAP).trim_end())
+        format!("{}\n", cells.collect::<Vec<_>>().join(GAP).trim_end())
     };
     rows.iter().map(line).collect()
 }

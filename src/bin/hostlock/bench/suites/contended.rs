@@ -22,12 +22,12 @@ pub(super) const SHARE: usize = 1;
 pub(super) const P999: usize = 4;
 
 pub(super) const QUANTITIES: &[Quantity] = &[
-    Quantity::more("throughput", "M/s"),
-    Quantity::more("slowest / fastest", ""),
-    Quantity::less("wait p50", "µs"),
-    Quantity::less("wait p99", "µs"),
-    Quantity::less("wait p99.9", "µs"),
-    Quantity::less("longest wait", "µs"),
+    Quantity::more("throughput", "M/s", ["throughput", "M/s"]),
+    Quantity::more("slowest / fastest", "", ["slowest", "/fastest"]),
+    Quantity::less("wait p50", "µs", ["wait µs", "p50"]),
+    Quantity::less("wait p99", "µs", ["wait µs", "p99"]),
+    Quantity::less("wait p99.9", "µs", ["wait µs", "p99.9"]),
+    Quantity::less("longest wait", "µs", ["wait µs", "longest"]),
 ];
 
 pub(super) const SUITE: Suite = Suite {

@@ -17,8 +17,11 @@ use crate::exit::Failure;
 
 const PEERS: &[&str] = &["hostlock", "pthread", "pthread-robust", "pthread-pi", "sem_t", "sysv", "flock", "ofd"];
 
-const QUANTITIES: &[Quantity] =
-    &[Quantity::less("median", "µs"), Quantity::less("p99", "µs"), Quantity::less("longest", "µs")];
+const QUANTITIES: &[Quantity] = &[
+    Quantity::less("median", "µs", ["µs", "median"]),
+    Quantity::less("p99", "µs", ["µs", "p99"]),
+    Quantity::less("longest", "µs", ["µs", "longest"]),
+];
 
 pub(super) const SUITE: Suite = Suite {
     name: "handoff",

@@ -14,6 +14,7 @@ use crate::bench::arena::Arena;
 use crate::bench::death::{kill_owner, now};
 use crate::bench::ground::Ground;
 use crate::bench::measure::{Case, Measurement, Quantity, Sample, in_turn};
+use crate::bench::number::grouped;
 use crate::bench::peers::{Kind, Lock, Pthread, SysV, byte, lock_byte};
 use crate::exit::Failure;
 
@@ -22,7 +23,10 @@ const PEERS: &[&str] = &["hostlock", "pthread-robust", "sysv", "ofd"];
 /// How many the process holds when it is killed.
 pub(crate) const LOCKS: usize = 3000;
 
-const QUANTITIES: &[Quantity] = &[Quantity::less("all gone through", "ms"), Quantity::more("came back", "locks")];
+const QUANTITIES: &[Quantity] = &[
+    Quantity::less("all gone through", "ms", ["ms for", "all"]),
+    Quantity::more("came back", "locks", ["locks", "back"]),
+];
 
 pub(super) const SUITE: Suite = Suite {
     name: "held",
@@ -65,7 +69,7 @@ fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
             _ => unreachable!("{name} is not among the peers"),
         })
     });
-    let name = format!("{LOCKS} locks of one killed process");
+    let name = format!("{} locks of one killed process", grouped(LOCKS as i64));
     Ok(vec![in_turn(bench, (name.clone(), name, 2), QUANTITIES, contest)?])
 }
 

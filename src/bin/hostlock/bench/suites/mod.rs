@@ -2,7 +2,9 @@
 
 mod contended;
 mod handoff;
+#[allow(unsafe_code)]
 mod held;
+#[allow(unsafe_code)]
 mod open;
 mod reads;
 mod recovery;

@@ -13,6 +13,7 @@ use crate::bench::children::Children;
 use crate::bench::goals::Goal;
 use crate::bench::ground::Ground;
 use crate::bench::measure::{Case, Contest, Measurement, Quantity, Sample, in_turn, nanos_each};
+use crate::bench::number::grouped;
 use crate::exit::Failure;
 
 const PEERS: &[&str] = &["hostlock", "file"];
@@ -23,8 +24,8 @@ const PARTICIPANTS: [usize; 2] = [1, 1000];
 /// How many names it has.
 const NAMES: [usize; 2] = [10, 100_000];
 
-const MICROS: &[Quantity] = &[Quantity::less("open and leave", "µs")];
-const NANOS: &[Quantity] = &[Quantity::less("a handle", "ns")];
+const MICROS: &[Quantity] = &[Quantity::less("open and leave", "µs", ["µs", ""])];
+const NANOS: &[Quantity] = &[Quantity::less("a handle", "ns", ["ns", ""])];
 
 pub(super) const SUITE: Suite = Suite {
     name: "open",
@@ -37,7 +38,7 @@ pub(super) const SUITE: Suite = Suite {
 fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
     let mut cases = Vec::new();
     for count in PARTICIPANTS {
-        let name = format!("a space with {count} in it");
+        let name = format!("a space with {} in it", grouped(count as i64));
         bench.progress.show(&name);
         // They are in it until this is over.
         let mut participants = Children::default();
@@ -49,7 +50,7 @@ fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
         cases.push(in_turn(bench, (name.clone(), name, count), MICROS, contest)?);
     }
     for count in NAMES {
-        let name = format!("one of {count} names");
+        let name = format!("one of {} names", grouped(count as i64));
         bench.progress.show(&name);
         let contest = bench.ground.contest(&bench.plan, &["hostlock"], |_| found_names(bench, count));
         cases.push(in_turn(bench, (name.clone(), name, 1), NANOS, contest)?);

@@ -16,7 +16,8 @@ use crate::exit::Failure;
 /// Those that come back. `sem_t`, and pthread's mutexes that are not robust, do not.
 const PEERS: &[&str] = &["hostlock", "pthread-robust", "sysv", "flock", "ofd"];
 
-const QUANTITIES: &[Quantity] = &[Quantity::less("median", "µs"), Quantity::less("longest", "µs")];
+const QUANTITIES: &[Quantity] =
+    &[Quantity::less("median", "µs", ["µs", "median"]), Quantity::less("longest", "µs", ["µs", "longest"])];
 
 pub(super) const SUITE: Suite = Suite {
     name: "recovery",

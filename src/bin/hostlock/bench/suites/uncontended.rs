@@ -32,7 +32,7 @@ const MUTEXES: &[&str] = &[
 const READING: &[&str] = &["hostlock", "std", "parking_lot", "pthread", "flock", "ofd"];
 const PERMIT: &[&str] = &["hostlock", "sem_t", "sysv"];
 
-const NANOS: &[Quantity] = &[Quantity::less("acquire and release", "ns")];
+const NANOS: &[Quantity] = &[Quantity::less("acquire and release", "ns", ["ns", ""])];
 
 pub(super) const SUITE: Suite = Suite {
     name: "uncontended",

@@ -1,10 +1,10 @@
 //! Numbers as people read them.
 
-use crate::bench::goals::Goal;
-use crate::bench::measure::Spread;
+use super::goals::Goal;
+use super::measure::Spread;
 
 /// With three digits that count, or all of a whole number.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
     if !value.is_finite() {
         return "-".into();
@@ -12,14 +12,21 @@ pub(super) fn number(value: f64) -> String {
     match magnitude {
         _ if magnitude == 0.0 => "0".into(),
         _ if magnitude < 0.01 => format!("{value:.4}"),
+        _ if magnitude < 0.1 => format!("{value:.3}"),
         _ if magnitude < 9.995 => format!("{value:.2}"),
         _ if magnitude < 99.95 => format!("{value:.1}"),
         _ => grouped(value.round() as i64),
     }
 }
 
+/// A round number, as short as it goes.
+pub(crate) fn round(value: f64) -> String {
+    let text = number(value);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+}
+
 /// 54,000.
-fn grouped(value: i64) -> String {
+pub(crate) fn grouped(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = if value < 0 { "-".to_string() } else { String::new() };
     for (index, digit) in digits.chars().enumerate() {
@@ -32,13 +39,13 @@ fn grouped(value: i64) -> String {
 }
 
 /// The median, and in brackets how far the rounds lie apart.
-pub(super) fn spread(spread: Spread) -> String {
+pub(crate) fn spread(spread: Spread) -> String {
     let Spread { median, least, most } = spread;
     if least == most { number(median) } else { format!("{} ({}..{})", number(median), number(least), number(most)) }
 }
 
 /// What is to be, and what is.
-pub(super) fn goal(goal: &Goal) -> (String, String) {
+pub(crate) fn goal(goal: &Goal) -> (String, String) {
     let unit = match goal.unit {
         "x" => " x".to_string(),
         "" => String::new(),
@@ -62,6 +69,7 @@ mod tests {
         let cases = [
             (0.0, "0"),
             (0.00123, "0.0012"),
+            (0.0123, "0.012"),
             (0.5, "0.50"),
             (1.254, "1.25"),
             (9.999, "10.0"),
@@ -75,6 +83,7 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+        assert_eq!([8.0, 0.05, 10.0, 12.5, 2_000.0].map(round), ["8", "0.05", "10", "12.5", "2,000"]);
         let apart = Spread { median: 2.0, least: 1.0, most: 30.0 };
         assert_eq!(spread(apart), "2.00 (1.00..30.0)");
         assert_eq!(spread(Spread { median: 2.0, least: 2.0, most: 2.0 }), "2.00");
