@@ -19,7 +19,7 @@ pub(crate) struct BenchArgs {
     /// Measure everything N times, in turn (default: 5)
     #[arg(long, value_name = "N", default_value = "5", hide_default_value = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Take TIME for each measurement: 0.5, 20ms (default: 200ms)
+    /// Measure each for TIME: 0.5, 20ms (default: 200ms)
     #[arg(long, value_name = "TIME", default_value = "200ms", hide_default_value = true, value_parser = crate::args::time)]
     #[arg(allow_negative_numbers = true)]
     seconds: Duration,
