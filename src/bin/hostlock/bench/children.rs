@@ -2,13 +2,20 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 /// What a process ends with that failed, as a panic does elsewhere.
 const FAILED: i32 = 101;
+
+/// Lets this process be told of the ends of its children, also where whoever started it wanted to know of none.
+pub fn hear_of_ends() -> Result<(), Errno> {
+    // SAFETY: no handler is set.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop)
+}
 
 /// Starts a process that does `act` and ends with what that says. It dies with this one.
 pub fn child(act: impl FnOnce() -> u8) -> Result<Pid, String> {

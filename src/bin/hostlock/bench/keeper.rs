@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::getpid;
 
-use super::children::child;
+use super::children::{child, hear_of_ends};
 use super::ground::PERMITS;
 use super::peers::SysV;
 use crate::exit::{Code, Failure};
@@ -77,14 +77,15 @@ fn failed(what: &str) -> impl Fn(Errno) -> Failure {
     move |errno| Failure::new(Code::System, format_args!("{what}: {}", errno.desc()))
 }
 
-/// Does `work` in a process of its own, and cleans up after it, however it ends. Its exit status; should a signal have ended it, or this process be sent
-/// one that asks it to end, this process ends of that.
+/// Does `work` in a process of its own, and cleans up after it, however it ends. Its exit status; should one of the two be sent a signal that asks it to
+/// end, this process ends of that.
 pub(crate) fn keep(many: usize, work: impl FnOnce(&Kept) -> u8) -> Result<u8, Failure> {
     let mut signals: SigSet = ENDING.into_iter().collect();
     signals.add(Signal::SIGCHLD);
     let mut before = SigSet::empty();
     let cannot_wait = failed("cannot wait for signals");
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut before)).map_err(&cannot_wait)?;
+    hear_of_ends().map_err(&cannot_wait)?;
     // Whose parents are gone is ours to wait for, too.
     set_child_subreaper(true).map_err(&cannot_wait)?;
     let kept = Kept::new(many)?;
@@ -114,10 +115,11 @@ pub(crate) fn keep(many: usize, work: impl FnOnce(&Kept) -> u8) -> Result<u8, Fa
     // Its children die with it, and what they were about to make is made before that.
     while waitpid(None, None).is_ok() {}
     drop(kept);
-    if let Some(signal) = ended_by {
+    let Some(signal) = ended_by else { return Ok(code.unwrap_or_default()) };
+    if ENDING.contains(&signal) {
         let it: SigSet = [signal].into_iter().collect();
         let _ = raise(signal);
         let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&it), None);
     }
-    code.ok_or_else(|| Failure::new(Code::System, "what measures was killed"))
+    Err(Failure::new(Code::System, format_args!("the process that measures was ended by {signal}")))
 }

@@ -58,3 +58,23 @@ fn processor(cpuinfo: &str) -> String {
     };
     ["model name", "Model", "cpu model"].into_iter().find_map(name).unwrap_or(std::env::consts::ARCH.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_has_a_name_everywhere() {
+        assert_eq!(processor("processor\t: 0\nmodel name\t: AMD EPYC\nmodel name\t: other\n"), "AMD EPYC");
+        assert_eq!(processor("processor\t: 0\nmodel name\t: \nModel\t\t: Raspberry Pi 4\n"), "Raspberry Pi 4");
+        assert_eq!(processor(""), std::env::consts::ARCH);
+    }
+
+    #[test]
+    fn who_is_not_known_to_be_idle_is_not() {
+        let mut machine = Machine { idle: false, optimized: true, load: [2.0, 1.0, 0.5], ..Machine::look() };
+        assert!(machine.warnings()[0].contains("not idle when this began (load average 2.00)"));
+        (machine.idle, machine.optimized) = (true, true);
+        assert_eq!(machine.warnings(), [""; 0]);
+    }
+}
