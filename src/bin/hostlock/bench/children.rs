@@ -33,6 +33,16 @@ pub fn child(act: impl FnOnce() -> u8) -> Result<Pid, String> {
     }
 }
 
+/// What became of a process that did not end in good order.
+fn failed(end: nix::Result<WaitStatus>) -> String {
+    match end {
+        Ok(WaitStatus::Exited(_, code)) => format!("a process failed with {code}"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("a process was ended by {signal}"),
+        Ok(end) => format!("a process did what nobody asked for: {end:?}"),
+        Err(errno) => format!("a process cannot be waited for: {}", errno.desc()),
+    }
+}
+
 /// Some processes, all that this thread has; those that are still there when this is dropped are killed.
 #[derive(Default)]
 pub struct Children(Vec<Pid>);
@@ -53,11 +63,10 @@ impl Children {
         while !self.0.is_empty() {
             match waitpid(None, Some(WaitPidFlag::__WNOTHREAD)) {
                 Ok(WaitStatus::Exited(child, 0)) => self.0.retain(|other| *other != child),
-                Ok(end) => {
-                    self.0.retain(|other| Some(*other) != end.pid());
-                    return Err(format!("a process failed: {end:?}"));
+                end => {
+                    self.0.retain(|other| Some(*other) != end.ok().and_then(|end| end.pid()));
+                    return Err(failed(end));
                 }
-                Err(errno) => return Err(format!("a process was not to be waited for: {}", errno.desc())),
             }
         }
         Ok(())
@@ -70,7 +79,7 @@ impl Children {
             match waitid(Id::All, flags) {
                 Ok(WaitStatus::StillAlive) => std::thread::yield_now(),
                 // The last thing it did may have been it.
-                end if !is_so() => return Err(format!("a process failed: {end:?}")),
+                end if !is_so() => return Err(failed(end)),
                 _ => {}
             }
         }
@@ -93,7 +102,7 @@ impl Children {
         self.0.retain(|other| *other != child);
         match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-            end => Err(format!("a process failed: {end:?}")),
+            end => Err(failed(end)),
         }
     }
 }

@@ -83,10 +83,14 @@ fn hand_over(
     let released = lock.with(|| {
         board.guarded.add_one();
         meeting.step.store(step, Release);
-        children.until(|| meeting.answer.load(Acquire) == 2 * step - 1)?;
-        children.until(|| sleeps(sleeper))?;
+        let had = || meeting.answer.load(Acquire) == 2 * step;
+        children.until(|| had() || meeting.answer.load(Acquire) == 2 * step - 1)?;
+        children.until(|| had() || sleeps(sleeper))?;
         std::thread::sleep(ASLEEP);
-        Ok::<u64, String>(now())
+        if had() {
+            return Err("two were inside at once: the lock was had before it was released".to_string());
+        }
+        Ok(now())
     })?;
     children.until(|| meeting.answer.load(Acquire) == 2 * step)?;
     let had = meeting.time.load(Acquire);
