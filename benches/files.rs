@@ -3,15 +3,16 @@
 //!
 //! The files are where `TMPDIR` says; a file system on a disk costs the same, as nothing is written to it.
 
-mod peers;
+mod common;
 
-use std::cell::OnceCell;
 use std::fs::File;
 
+use common::arena::{Arena, Run, SHORT};
+use common::peers::{Bare, FdLock, Flock, Hostlock, HostlockPermits, Lock, Opened, Shared};
+use common::turns::{Guarded, Pace, exclusive};
+use common::{Arguments, Named, alone, compare_runs, compare_times};
 use fs2::FileExt;
 use hostlock::{Backend, Space};
-use peers::arena::{Arena, Arguments, Named, Run, alone, compare_runs, compare_times, work};
-use peers::{Flock, Hostlock, HostlockPermits, Lock};
 
 const OURS: &str = "hostlock, lock files";
 const TIMES: u64 = 20_000;
@@ -29,23 +30,13 @@ impl<F: Fn() -> File> Lock for OpenFlock<F> {
     }
 }
 
-/// A kept-open descriptor, locked by the system call and nothing around it.
-struct Bare(File);
-
-impl Lock for Bare {
-    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
-        use std::os::fd::AsRawFd;
-        let fd = self.0.as_raw_fd();
-        // SAFETY: the descriptor is open, and there are no pointers.
-        assert_eq!(unsafe { libc::flock(fd, libc::LOCK_EX) }, 0);
-        let result = critical();
-        // SAFETY: as above.
-        assert_eq!(unsafe { libc::flock(fd, libc::LOCK_UN) }, 0);
-        result
+impl<F: Fn() -> File> Shared for OpenFlock<F> {
+    fn here(&self) -> impl Lock {
+        self
     }
 }
 
-/// The same, and a line of who holds it, written before and taken back after.
+/// A descriptor that is kept open, and a line of who holds it, written before and taken back after.
 struct WithRecord(File);
 
 impl Lock for WithRecord {
@@ -60,16 +51,6 @@ impl Lock for WithRecord {
     }
 }
 
-struct FdLock(std::cell::RefCell<fd_lock::RwLock<File>>);
-
-impl Lock for FdLock {
-    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let mut lock = self.0.borrow_mut();
-        let _guard = lock.write().expect("fd-lock");
-        critical()
-    }
-}
-
 fn main() {
     let arguments = Arguments::read();
     let (rounds, time) = (arguments.rounds, arguments.time);
@@ -81,7 +62,7 @@ fn main() {
     let file = root.path().join("flock");
     let open = || File::options().read(true).write(true).create(true).truncate(false).open(&file).expect("the file");
     let (bare, fs2, with_record) = (Bare(open()), Flock(open()), WithRecord(open()));
-    let (opened, fd_lock) = (OpenFlock(open), FdLock(fd_lock::RwLock::new(open()).into()));
+    let (opened, fd_lock) = (OpenFlock(open), FdLock::new(open()));
 
     fn one<'a>(name: &'static str, lock: &'a impl Lock) -> Named<'a, f64> {
         (name, Box::new(move || alone(TIMES, || lock.with(|| ()))))
@@ -102,26 +83,18 @@ fn main() {
     ];
     compare_times(rounds, OURS, &arguments.pick(OURS, peers));
 
-    // SAFETY: there is nothing in it.
-    let arena: Arena<()> = unsafe { Arena::new(|_: *mut ()| {}) };
+    // SAFETY: all of it is zero at first, and may be shared.
+    let arena: Arena<Guarded> = unsafe { Arena::new(|_: *mut Guarded| {}) };
+    fn contend<'a>(arena: &'a Arena<Guarded>, pace: Pace, shared: impl Shared + 'a) -> Box<dyn Fn() -> Run + 'a> {
+        Box::new(move || exclusive::<false, _>(arena, arena.board(), &shared, pace).expect("a run"))
+    }
     for processes in [2, 8] {
         println!("{processes} processes, short work inside and outside: median of {rounds} rounds of {time:?} in turn");
-        let contend = |lock: &dyn Fn(&mut dyn FnMut())| {
-            arena.run(processes, time, |sum, _| {
-                let mut more = 0;
-                lock(&mut || work(&mut more));
-                *sum += more;
-                work(sum);
-            })
-        };
-        let flock = || -> Run {
-            let mine = OnceCell::new();
-            contend(&|critical| mine.get_or_init(|| Flock(open())).with(critical))
-        };
+        let pace = Pace { processes, time, additions: SHORT };
         let contests: Vec<Named<'_, Run>> = vec![
-            (OURS, Box::new(|| contend(&|critical| mutex.with(critical)))),
-            ("flock, kept open (fs2)", Box::new(flock)),
-            ("flock, opened and closed (fs2)", Box::new(|| contend(&|critical| opened.with(critical)))),
+            (OURS, contend(&arena, pace, &mutex)),
+            ("flock, kept open (fs2)", contend(&arena, pace, Opened::new(&file, Flock))),
+            ("flock, opened and closed (fs2)", contend(&arena, pace, &opened)),
         ];
         compare_runs(rounds, OURS, &arguments.pick(OURS, contests));
     }

@@ -3,22 +3,23 @@
 //!
 //! Each process adds up a little inside the lock and a little outside; what it counted inside must add up in the end.
 
-mod peers;
+mod common;
 
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::AtomicU64;
 
-use peers::arena::{Arena, Arguments, Named, Run, alone, compare_runs, compare_times, work};
-use peers::{BareCas, Flock, Hostlock, Lock, ParkingLot, Pthread, Semaphore, Std};
+use common::arena::{Arena, Run, SHORT};
+use common::peers::{BareCas, Flock, Hostlock, Kind, Lock, Opened, ParkingLot, Pthread, Semaphore, Shared, Std};
+use common::turns::{Guarded, Pace, exclusive};
+use common::{Arguments, Named, alone, compare_runs, compare_times};
 
 const OURS: &str = "hostlock";
 const UNCONTENDED: u64 = 300_000;
 
 #[repr(C)]
 struct Board {
-    /// Only touched under the lock under test.
-    guarded: AtomicU64,
+    guarded: Guarded,
     pthread: MaybeUninit<Pthread>,
     robust: MaybeUninit<Pthread>,
     semaphore: MaybeUninit<Semaphore>,
@@ -36,8 +37,8 @@ fn main() {
     // SAFETY: what is not zero is initialised here, and may be shared.
     let arena: Arena<Board> = unsafe {
         Arena::new(|board: *mut Board| {
-            Pthread::init((&raw mut (*board).pthread).cast(), false);
-            Pthread::init((&raw mut (*board).robust).cast(), true);
+            Pthread::init((&raw mut (*board).pthread).cast(), Kind::Plain);
+            Pthread::init((&raw mut (*board).robust).cast(), Kind::Robust);
             Semaphore::init((&raw mut (*board).semaphore).cast(), 1);
         })
     };
@@ -64,32 +65,18 @@ fn main() {
     ];
     compare_times(rounds, OURS, &arguments.pick(OURS, peers));
 
-    let add = |sum: &mut u64| {
-        board.guarded.store(board.guarded.load(Relaxed) + 1, Relaxed);
-        work(sum);
-    };
-    let contend = |processes: usize, turn: &dyn Fn(&mut u64)| {
-        board.guarded.store(0, SeqCst);
-        let run = arena.run(processes, time, |sum, _| {
-            turn(sum);
-            work(sum);
-        });
-        assert_eq!(board.guarded.load(SeqCst), run.turns, "two were inside at once");
-        run
-    };
+    fn contend<'a>(arena: &'a Arena<Board>, pace: Pace, shared: impl Shared + 'a) -> Box<dyn Fn() -> Run + 'a> {
+        Box::new(move || exclusive::<false, _>(arena, &arena.board().guarded, &shared, pace).expect("a run"))
+    }
     for processes in [2, 8] {
         println!("{processes} processes, short work inside and outside: median of {rounds} rounds of {time:?} in turn");
-        // Each process needs a description of its own, and opens it when it first comes by.
-        let flock = || -> Run {
-            let mine = std::cell::OnceCell::new();
-            contend(processes, &|sum| mine.get_or_init(|| Flock(open())).with(|| add(sum)))
-        };
+        let pace = Pace { processes, time, additions: SHORT };
         let contests: Vec<Named<'_, Run>> = vec![
-            (OURS, Box::new(|| contend(processes, &|sum| mutex.with(|| add(sum))))),
-            ("pthread process-shared", Box::new(|| contend(processes, &|sum| pthread.with(|| add(sum))))),
-            ("pthread robust", Box::new(|| contend(processes, &|sum| robust.with(|| add(sum))))),
-            ("sem_t", Box::new(|| contend(processes, &|sum| semaphore.with(|| add(sum))))),
-            ("flock (fs2)", Box::new(flock)),
+            (OURS, contend(&arena, pace, &mutex)),
+            ("pthread process-shared", contend(&arena, pace, pthread)),
+            ("pthread robust", contend(&arena, pace, robust)),
+            ("sem_t", contend(&arena, pace, semaphore)),
+            ("flock (fs2)", contend(&arena, pace, Opened::new(&file, Flock))),
         ];
         compare_runs(rounds, OURS, &arguments.pick(OURS, contests));
     }

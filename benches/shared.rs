@@ -3,15 +3,18 @@
 //!
 //! Readers look at two numbers that every writer changes together; holders of permits count each other.
 
-mod peers;
+mod common;
 
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-use peers::arena::{Arena, Arguments, Named, Run, alone, compare_runs, compare_times, work};
-use peers::read_write::{HostlockRw, ParkingLotRw, PthreadRw, ReadWrite, StdRw};
-use peers::{Flock, HostlockPermits, Lock, Semaphore, SysV};
+use common::arena::{Arena, Run, SHORT};
+use common::peers::{
+    Bare, HostlockPermits, HostlockRw, Lock, Opened, ParkingLotRw, PthreadRw, ReadWrite, Semaphore, Shared, SharedRw,
+    StdRw, SysV,
+};
+use common::turns::{self, Guarded, Pace};
+use common::{Arguments, Named, alone, compare_runs, compare_times};
 
 const OURS: &str = "hostlock";
 const UNCONTENDED: u64 = 300_000;
@@ -19,36 +22,10 @@ const PERMITS: u32 = 4;
 
 #[repr(C)]
 struct Board {
-    /// Only changed by the writer.
-    first: AtomicU64,
-    second: AtomicU64,
-    /// How many hold a permit.
-    inside: AtomicU64,
+    guarded: Guarded,
     pthread: MaybeUninit<PthreadRw>,
     fair: MaybeUninit<PthreadRw>,
     semaphore: MaybeUninit<Semaphore>,
-}
-
-impl Board {
-    fn look(&self, sum: &mut u64) {
-        let seen = self.first.load(Relaxed);
-        work(sum);
-        assert_eq!(seen, self.second.load(Relaxed), "a writer beside a reader");
-    }
-
-    fn change(&self, sum: &mut u64) {
-        let next = self.first.load(Relaxed) + 1;
-        self.first.store(next, Relaxed);
-        work(sum);
-        self.second.store(next, Relaxed);
-    }
-
-    fn count(&self, sum: &mut u64) {
-        let before = self.inside.fetch_add(1, Relaxed);
-        work(sum);
-        self.inside.fetch_sub(1, Relaxed);
-        assert!(before < PERMITS.into(), "{before} were inside already");
-    }
 }
 
 fn main() {
@@ -74,9 +51,9 @@ fn main() {
     // SAFETY: initialised above, in memory that outlives them.
     let (pthread, fair, semaphore) =
         unsafe { (board.pthread.assume_init_ref(), board.fair.assume_init_ref(), board.semaphore.assume_init_ref()) };
-    let system_v = SysV::new(PERMITS);
+    let system_v = SysV::new(1, PERMITS).expect("a semaphore");
 
-    let (std, parking_lot, flock) = (StdRw(Default::default()), ParkingLotRw(Default::default()), Flock(open()));
+    let (std, parking_lot, flock) = (StdRw(Default::default()), ParkingLotRw(Default::default()), Bare(open()));
     fn reading<'a>(name: &'static str, lock: &'a impl ReadWrite) -> Named<'a, f64> {
         (name, Box::new(move || alone(UNCONTENDED, || lock.read(|| ()))))
     }
@@ -89,7 +66,7 @@ fn main() {
         reading("std::sync (one process only)", &std),
         reading("parking_lot (one process only)", &parking_lot),
         reading("pthread process-shared", pthread),
-        ("flock (fs2), shared", Box::new(|| alone(UNCONTENDED / 100, || flock.read(|| ())))),
+        ("flock, shared", Box::new(|| alone(UNCONTENDED / 100, || flock.read(|| ())))),
     ];
     compare_times(rounds, OURS, &arguments.pick(OURS, peers));
     println!("writing, one process");
@@ -98,7 +75,7 @@ fn main() {
         writing("std::sync (one process only)", &std),
         writing("parking_lot (one process only)", &parking_lot),
         writing("pthread process-shared", pthread),
-        ("flock (fs2)", Box::new(|| alone(UNCONTENDED / 100, || flock.write(|| ())))),
+        ("flock", Box::new(|| alone(UNCONTENDED / 100, || flock.write(|| ())))),
     ];
     compare_times(rounds, OURS, &arguments.pick(OURS, peers));
     println!("a permit of {PERMITS}, one process");
@@ -113,47 +90,40 @@ fn main() {
     ];
     compare_times(rounds, OURS, &arguments.pick(OURS, peers));
 
+    fn contend<'a>(
+        arena: &'a Arena<Board>,
+        pace: Pace,
+        writes: u64,
+        shared: impl SharedRw + 'a,
+    ) -> Box<dyn Fn() -> Run + 'a> {
+        let guarded = &arena.board().guarded;
+        Box::new(move || turns::reading::<false, _>(arena, guarded, &shared, pace, writes).expect("a run"))
+    }
+    fn share<'a>(arena: &'a Arena<Board>, pace: Pace, shared: impl Shared + 'a) -> Box<dyn Fn() -> Run + 'a> {
+        let guarded = &arena.board().guarded;
+        Box::new(move || turns::permitted(arena, guarded, &shared, pace, PERMITS).expect("a run"))
+    }
     for processes in [2, 8] {
         for writes in [10, 100] {
             println!(
                 "{processes} processes, one of {writes} turns writes, short work inside and outside: \
                  median of {rounds} rounds of {time:?} in turn"
             );
-            let contend = |lock: &dyn Fn(bool, &mut dyn FnMut())| {
-                arena.run(processes, time, |sum, turn| {
-                    // Not all of them at once.
-                    let is_writer = (turn + *sum) % writes == 0;
-                    lock(is_writer, &mut || if is_writer { board.change(sum) } else { board.look(sum) });
-                    work(sum);
-                })
-            };
-            fn use_rw(lock: &impl ReadWrite) -> impl Fn(bool, &mut dyn FnMut()) + '_ {
-                move |is_writer, critical| if is_writer { lock.write(critical) } else { lock.read(critical) }
-            }
-            let flock = || -> Run {
-                let mine = std::cell::OnceCell::new();
-                contend(&|is_writer, critical| use_rw(mine.get_or_init(|| Flock(open())))(is_writer, critical))
-            };
+            let pace = Pace { processes, time, additions: SHORT };
             let contests: Vec<Named<'_, Run>> = vec![
-                (OURS, Box::new(|| contend(&use_rw(&rwlock)))),
-                ("pthread process-shared", Box::new(|| contend(&use_rw(pthread)))),
-                ("pthread process-shared, writers first", Box::new(|| contend(&use_rw(fair)))),
-                ("flock (fs2)", Box::new(flock)),
+                (OURS, contend(&arena, pace, writes, &rwlock)),
+                ("pthread process-shared", contend(&arena, pace, writes, pthread)),
+                ("pthread process-shared, writers first", contend(&arena, pace, writes, fair)),
+                ("flock", contend(&arena, pace, writes, Opened::new(&file, Bare))),
             ];
             compare_runs(rounds, OURS, &arguments.pick(OURS, contests));
-            assert_eq!(board.first.load(SeqCst), board.second.load(SeqCst));
         }
         println!("{processes} processes, {PERMITS} permits, short work inside and outside: rounds as above");
-        let contend = |lock: &dyn Fn(&mut dyn FnMut())| {
-            arena.run(processes, time, |sum, _| {
-                lock(&mut || board.count(sum));
-                work(sum);
-            })
-        };
+        let pace = Pace { processes, time, additions: SHORT };
         let contests: Vec<Named<'_, Run>> = vec![
-            (OURS, Box::new(|| contend(&|critical| permits.with(critical)))),
-            ("sem_t", Box::new(|| contend(&|critical| semaphore.with(critical)))),
-            ("System V, SEM_UNDO", Box::new(|| contend(&|critical| system_v.with(critical)))),
+            (OURS, share(&arena, pace, &permits)),
+            ("sem_t", share(&arena, pace, semaphore)),
+            ("System V, SEM_UNDO", share(&arena, pace, &system_v)),
         ];
         compare_runs(rounds, OURS, &arguments.pick(OURS, contests));
     }

@@ -1,13 +1,13 @@
 //! One process, nobody else: `cargo bench --bench uncontended`. For ratios taken in turn, and for many processes, see `processes`.
 
-mod peers;
+mod common;
 
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::sync::atomic::AtomicU64;
 
+use common::peers::{BareCas, Flock, Hostlock, Kind, Lock, ParkingLot, Pthread, Semaphore, Std};
 use criterion::{Criterion, criterion_group, criterion_main};
-use peers::{BareCas, Flock, Hostlock, Lock, ParkingLot, Pthread, Semaphore, Std};
 
 fn uncontended(criterion: &mut Criterion) {
     let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
@@ -21,11 +21,11 @@ fn uncontended(criterion: &mut Criterion) {
     add(&mut group, "hostlock", &Hostlock(mutex.clone()));
     add(&mut group, "std", &Std(Default::default()));
     add(&mut group, "parking_lot", &ParkingLot(Default::default()));
-    for (name, robust) in [("pthread process-shared", false), ("pthread robust", true)] {
+    for (name, kind) in [("pthread process-shared", Kind::Plain), ("pthread robust", Kind::Robust)] {
         let mut place = Box::new(MaybeUninit::uninit());
         // SAFETY: the box stays where it is until after the last use.
         let pthread: &Pthread = unsafe {
-            Pthread::init(place.as_mut_ptr(), robust);
+            Pthread::init(place.as_mut_ptr(), kind);
             place.assume_init_ref()
         };
         add(&mut group, name, pthread);

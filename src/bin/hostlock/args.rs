@@ -41,6 +41,10 @@ pub(crate) enum Action {
     /// Say what this machine and a space can do for locks, and what follows
     #[command(after_long_help = DOCTOR_MANUAL)]
     Doctor(DoctorArgs),
+    /// Measure what locks cost on this machine, beside others
+    #[cfg(feature = "bench")]
+    #[command(override_usage = "hostlock bench [OPTIONS] [SUITE...]", after_long_help = crate::bench::MANUAL)]
+    Bench(crate::bench::BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -382,14 +386,33 @@ pub(crate) fn parse() -> Parsed {
     match Cli::try_parse() {
         Ok(cli) => Parsed::Act(cli.action),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Parsed::Wrong(Failure::new(
-                Code::Usage,
-                "say what to do: run, elect, status, move or doctor; see hostlock --help",
-            )),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let (last, others) = VERBS.split_last().expect("verbs");
+                let what = format_args!("say what to do: {} or {last}; see hostlock --help", others.join(", "));
+                Parsed::Wrong(Failure::new(Code::Usage, what))
+            }
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Tell(error.render().to_string()),
-            _ => Parsed::Wrong(Failure::new(Code::Usage, one_line(&error.render().to_string()))),
+            _ => {
+                let code = if verb().as_deref() == Some("bench") { Code::WrongBench } else { Code::Usage };
+                Parsed::Wrong(Failure::new(code, one_line(&error.render().to_string())))
+            }
         },
     }
+}
+
+const VERBS: &[&str] = &[
+    "run",
+    "elect",
+    "status",
+    "move",
+    "doctor",
+    #[cfg(feature = "bench")]
+    "bench",
+];
+
+/// What was asked for, if that is something.
+fn verb() -> Option<String> {
+    std::env::args().nth(1).filter(|verb| VERBS.contains(&verb.as_str()))
 }
 
 /// An error of the parser's, which is several lines with a usage, as one line.
@@ -402,8 +425,7 @@ fn one_line(text: &str) -> String {
     if let Some((before, _)) = what.split_once("; to pass '-") {
         what = before.into();
     }
-    let verb =
-        std::env::args().nth(1).filter(|verb| ["run", "elect", "status", "move", "doctor"].contains(&verb.as_str()));
+    let verb = verb();
     if verb.as_deref() == Some("run") && what.starts_with("unexpected argument '-c'") {
         // flock(1) has it.
         what = "there is no -c; a line for a shell is: run NAME -- sh -c LINE".into();
@@ -411,7 +433,7 @@ fn one_line(text: &str) -> String {
     format!("{what}; see hostlock {}--help", verb.map(|verb| verb + " ").unwrap_or_default())
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || "a time is seconds with a fraction, or 5s, 300ms".to_string();
     match text.parse::<f64>() {
         // One that is too long to count never ends.

@@ -2,10 +2,12 @@
 //!
 //! Everything here stands on the library's public functions. [`args`] is what can be said on the command line, [`exit`] how the tool
 //! ends, [`run`] a command under a lock, or while leading ([`signals`]: what reaches it meanwhile), [`status`] who holds what, [`doctor`] what
-//! this machine can do.
+//! this machine can do, [`bench`] what locks cost on it.
 #![deny(unsafe_code)]
 
 mod args;
+#[cfg(feature = "bench")]
+mod bench;
 mod doctor;
 mod exit;
 mod lock;
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         Parsed::Act(Action::Status(args)) => status::status(&args).map(|()| 0),
         Parsed::Act(Action::Move(args)) => move_to(&args).map(|()| 0),
         Parsed::Act(Action::Doctor(args)) => doctor::doctor(&args).map(|()| 0),
+        #[cfg(feature = "bench")]
+        Parsed::Act(Action::Bench(args)) => bench::bench(&args),
         Parsed::Tell(text) => output::print(&text).map(|()| 0),
         Parsed::Wrong(failure) => Err(failure),
     };

@@ -1,10 +1,7 @@
 //! Read-write locks, each behind the same two calls.
 
 use std::cell::UnsafeCell;
-
-use fs2::FileExt;
-
-use super::{Flock, Lock};
+use std::mem::MaybeUninit;
 
 /// A read-write lock as the benchmarks use it. Calls are inlined where the lock's own are.
 pub trait ReadWrite {
@@ -12,56 +9,31 @@ pub trait ReadWrite {
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R;
 }
 
-pub struct HostlockRw(pub hostlock::RwLock);
-
-impl ReadWrite for HostlockRw {
+impl<L: ReadWrite> ReadWrite for &L {
     #[inline]
     fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let _guard = self.0.read().expect("the lock");
-        critical()
+        (**self).read(critical)
     }
 
     #[inline]
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let _guard = self.0.write().expect("the lock");
-        critical()
+        (**self).write(critical)
     }
 }
 
-pub struct StdRw(pub std::sync::RwLock<()>);
-
-impl ReadWrite for StdRw {
-    #[inline]
-    fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let _guard = self.0.read().expect("not poisoned");
-        critical()
-    }
-
-    #[inline]
-    fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let _guard = self.0.write().expect("not poisoned");
-        critical()
-    }
+/// What several processes lock, each through something of its own that it makes when it first comes by.
+pub trait SharedRw {
+    fn here(&self) -> impl ReadWrite;
 }
 
-pub struct ParkingLotRw(pub parking_lot::RwLock<()>);
-
-impl ReadWrite for ParkingLotRw {
-    #[inline]
-    fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let _guard = self.0.read();
-        critical()
-    }
-
-    #[inline]
-    fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
-        let _guard = self.0.write();
-        critical()
+impl<S: SharedRw> SharedRw for &S {
+    fn here(&self) -> impl ReadWrite {
+        (**self).here()
     }
 }
 
 /// `pthread_rwlock_t` with `PTHREAD_PROCESS_SHARED`, with glibc's preference for readers or with the one for writers.
-#[repr(transparent)]
+#[repr(C, align(128))]
 pub struct PthreadRw(UnsafeCell<libc::pthread_rwlock_t>);
 
 // SAFETY: a pthread read-write lock may be used from any thread.
@@ -79,7 +51,7 @@ impl PthreadRw {
     /// # Safety
     /// `place` is valid for writing, aligned, and stays where it is for as long as the lock is used.
     pub unsafe fn init(place: *mut Self, writers_first: bool) {
-        let mut attributes = std::mem::MaybeUninit::uninit();
+        let mut attributes = MaybeUninit::uninit();
         // SAFETY: the calls initialise the attributes before they use them; the lock is at a place the caller vouches for.
         unsafe {
             assert_eq!(libc::pthread_rwlockattr_init(attributes.as_mut_ptr()), 0);
@@ -118,17 +90,8 @@ impl ReadWrite for PthreadRw {
     }
 }
 
-impl ReadWrite for Flock {
-    #[inline]
-    fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
-        FileExt::lock_shared(&self.0).expect("flock");
-        let result = critical();
-        FileExt::unlock(&self.0).expect("unlock");
-        result
-    }
-
-    #[inline]
-    fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
-        self.with(critical)
+impl SharedRw for PthreadRw {
+    fn here(&self) -> impl ReadWrite {
+        self
     }
 }
