@@ -282,28 +282,28 @@ fn help_fits_a_screen_and_names_the_suites() {
 }
 
 #[test]
-fn wrong_calls_are_one_line_and_2() {
+fn wrong_calls_are_one_line_and_64() {
     let root = support::root();
     let nowhere = root.path().join("nowhere/bench.html");
     let calls: &[(&[&str], &str, i32)] = &[
-        (&["frobnicate"], "there is no suite 'frobnicate'; see hostlock bench --list", 2),
-        (&["contended", ""], "there is no suite ''", 2),
-        (&["--peers", "redis"], "there is no peer 'redis'", 2),
-        (&["--peers", "pthread,"], "there is no peer ''", 2),
-        (&["--peers", "sem_t", "recovery"], "'sem_t' is in none of the suites", 2),
-        (&["--frobnicate"], "--frobnicate", 2),
-        (&["--rounds", "0"], "0", 2),
-        (&["--rounds", "many"], "many", 2),
-        (&["--seconds", "soon"], "300ms", 2),
-        (&["--seconds", "-1"], "300ms", 2),
-        (&["--seconds", "0"], "1ms to 1h", 2),
-        (&["--seconds", "2h"], "1ms to 1h", 2),
-        (&["--processes", "0"], "0", 2),
-        (&["--processes", "2,129"], "129", 2),
-        (&["--processes", "2;4"], "2;4", 2),
-        (&["--json", "--html", "a"], "--html", 2),
-        (&["--html", "a", "--svg", "b"], "--svg", 2),
-        (&["--html"], "--html", 2),
+        (&["frobnicate"], "there is no suite 'frobnicate'; see hostlock bench --list", 64),
+        (&["contended", ""], "there is no suite ''", 64),
+        (&["--peers", "redis"], "there is no peer 'redis'", 64),
+        (&["--peers", "pthread,"], "there is no peer ''", 64),
+        (&["--peers", "sem_t", "recovery"], "'sem_t' is in none of the suites", 64),
+        (&["--frobnicate"], "--frobnicate", 64),
+        (&["--rounds", "0"], "0", 64),
+        (&["--rounds", "many"], "many", 64),
+        (&["--seconds", "soon"], "300ms", 64),
+        (&["--seconds", "-1"], "300ms", 64),
+        (&["--seconds", "0"], "1ms to 1h", 64),
+        (&["--seconds", "2h"], "1ms to 1h", 64),
+        (&["--processes", "0"], "0", 64),
+        (&["--processes", "2,129"], "129", 64),
+        (&["--processes", "2;4"], "2;4", 64),
+        (&["--json", "--html", "a"], "--html", 64),
+        (&["--html", "a", "--svg", "b"], "--svg", 64),
+        (&["--html"], "--html", 64),
         (&["--html", nowhere.to_str().unwrap()], "no such file", 74),
         (&["--svg", root.path().to_str().unwrap()], "it is a directory", 74),
     ];

@@ -392,10 +392,7 @@ pub(crate) fn parse() -> Parsed {
                 Parsed::Wrong(Failure::new(Code::Usage, what))
             }
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Tell(error.render().to_string()),
-            _ => {
-                let code = if verb().as_deref() == Some("bench") { Code::WrongBench } else { Code::Usage };
-                Parsed::Wrong(Failure::new(code, one_line(&error.render().to_string())))
-            }
+            _ => Parsed::Wrong(Failure::new(Code::Usage, one_line(&error.render().to_string()))),
         },
     }
 }

@@ -9,10 +9,7 @@ use hostlock::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Code {
-    /// `bench`, called in a way that cannot be.
-    #[cfg_attr(not(feature = "bench"), allow(dead_code))]
-    WrongBench = 2,
-    /// Anything else, called in a way that cannot be.
+    /// Called in a way that cannot be.
     Usage = 64,
     /// The space cannot be used, or there is none, or no such lock in it.
     Unavailable = 69,

@@ -68,14 +68,14 @@ Examples:
   hostlock bench --json recovery | jq '.suites[].goals'";
 
 fn wrong(why: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::WrongBench, format_args!("{why}; see hostlock bench --list"))
+    Failure::new(Code::Usage, format_args!("{why}; see hostlock bench --list"))
 }
 
 impl BenchArgs {
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
         let bounds = Duration::from_millis(1)..=Duration::from_secs(3600);
         if !bounds.contains(&self.seconds) {
-            return Err(Failure::new(Code::WrongBench, "--seconds goes from 1ms to 1h; see hostlock bench --help"));
+            return Err(Failure::new(Code::Usage, "--seconds goes from 1ms to 1h; see hostlock bench --help"));
         }
         let suites = self.suites()?;
         let peers = self.peers.as_ref().map(|names| peers(names, &suites)).transpose()?;
