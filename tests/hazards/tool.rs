@@ -173,7 +173,8 @@ fn no_verb_is_forgotten() {
         .skip(1)
         .take_while(|line| !line.is_empty())
         .map(|line| line.split_ascii_whitespace().next().unwrap().to_owned())
-        .filter(|verb| verb != "help")
+        // Neither goes to a space that is there.
+        .filter(|verb| !["help", "bench"].contains(&verb.as_str()))
         .collect();
     assert_eq!(listed, VERBS.iter().map(|(verb, _)| (*verb).to_owned()).collect());
 }
