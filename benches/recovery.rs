@@ -20,6 +20,16 @@ struct Board {
     meeting: Meeting,
 }
 
+/// A lock of processes that are in a space as well: the end of such a one takes the kernel longer.
+struct BesideSpace<'a, S>(&'a Hostlock, S);
+
+impl<S: Shared> Shared for BesideSpace<'_, S> {
+    fn here(&self) -> impl Lock {
+        self.0.with(|| ());
+        self.1.here()
+    }
+}
+
 fn main() {
     let arguments = Arguments::read();
     let (rounds, mebibytes) = (arguments.rounds, arguments.second.unwrap_or(0) as usize);
@@ -61,6 +71,7 @@ fn main() {
         micros((OURS, &mutex), common),
         micros(("pthread robust", robust), common),
         micros(("flock (fs2)", Opened::new(root.path().join("flock"), Flock)), common),
+        micros(("flock, in a space", BesideSpace(&mutex, Opened::new(root.path().join("beside"), Flock))), common),
         micros(("fcntl OFD", Opened::new(root.path().join("ofd"), OpenFileDescription)), common),
         micros(("System V semaphore", &sysv), common),
     ];

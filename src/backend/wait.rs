@@ -470,7 +470,9 @@ impl Wait<'_> {
                 Sign::None => {}
             }
         }
-        if has_ended && !self.hurry.get().is_over() {
+        if !has_ended {
+            self.hurry.take();
+        } else if !self.hurry.get().is_over() {
             return self.look_soon(word, seen);
         }
         let longest = if self.blind.get() { SOON } else { self.space.check_interval };
@@ -492,6 +494,9 @@ impl Wait<'_> {
             Woken::TimedOut => self.sleeps.set(self.sleeps.get() + 1),
             // The kernel wakes one of those who wait for that thread: the others are for us to wake.
             Woken::CalledFor(other) => {
+                // Whoever is dying may be on this very processor, and is not dead before it got to run.
+                std::thread::yield_now();
+                self.hurry.set(Hurry { looks: 1, ..self.hurry.get() });
                 futex::wake(others[other].0, i32::MAX);
             }
             // No futex: look again soon, as often as others would be woken.
