@@ -102,7 +102,7 @@ pub fn run(plan: &Plan, mut is_enough: impl FnMut() -> bool, mut told: impl FnMu
         let now = Footprint::of(&set.space);
         let first = *footprint.get_or_insert(now);
         // Cells of readers come and stay, as many as there ever were at a time; all else is as it was. What this process remembers is the history.
-        let cells = 2 * 4 * 512;
+        let cells = 2 * 8 * 512;
         if (Footprint { free: first.free, anonymous: first.anonymous, ..now }) != first || now.free + cells < first.free
         {
             nest.violations.push(format!("something grew: {first:?} became {now:?}"));
