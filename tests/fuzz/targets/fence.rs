@@ -38,7 +38,8 @@ libfuzzer_sys::fuzz_target!(
 
 fn play(program: &[u8]) {
     let path = &FILE.get().expect("made at the beginning").0;
-    std::fs::write(path, []).expect("a file can be written");
+    let _ = std::fs::remove_file(path);
+    drop(Fence::open(path).expect("a new one"));
     let mut input = Input(program);
     let mut fence: Option<Fence> = None;
     // What it let in; unknown after damage.
