@@ -82,9 +82,11 @@ impl Parts for Files {
             Some(at) => format!("word {} of entry {}, byte {}", at % ENTRY / 8, at / ENTRY, at % 8),
         };
         let all: Vec<Case> = (0..HEADER + ENTRIES * ENTRY).flat_map(|at| bits(at, what(at))).collect();
-        // One of each word, another one in each, unless all are wanted.
-        let is_chosen = |bit: usize| bit % 64 == bit / 64 * 11 % 64;
-        if is_everything_wanted() { all } else { all.into_iter().filter(|(bit, _)| is_chosen(*bit)).collect() }
+        // All of which file it is and who claims it; of the other words one each, another one in each.
+        let is_chosen = |(bit, what): &Case| {
+            bit % 64 == bit / 64 * 11 % 64 || ["word 4 of", "word 16 of"].iter().any(|word| what.contains(word))
+        };
+        if is_everything_wanted() { all } else { all.into_iter().filter(is_chosen).collect() }
     }
 
     /// What an entry is: its name, kind, generation, and which permits it has; how many entries there are; which file it has.

@@ -4,27 +4,30 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use hostlock::Error;
+use hostlock::{Error, Event};
 
 use crate::crash::scene::{BOUND, end_of_sleeper, victim};
 use crate::crash::sweep::{Case, NAME, Plan};
 use crate::crash::trace::Victim;
 use crate::{LOST, PASSED, done, is_done, look, note_outcome, sweep_meeting};
 
+/// The victim sets an event that somebody waits for.
+fn set_beside_a_sleeper(case: &mut Case, event: impl Fn(&Case) -> Event) -> Option<Victim> {
+    case.enter();
+    let event = event(case);
+    case.prepare(|control| note_outcome(control, event.wait()));
+    let victim = victim(case, |control| {
+        event.set().expect("an event");
+        done(control);
+    })?;
+    case.send_sleeper_to_sleep();
+    Some(victim)
+}
+
 #[test]
 fn killed_setting_an_event_it_has_set_it_or_not() {
     let event = |case: &Case| case.space().event(NAME).expect("an event");
-    let begin = |case: &mut Case| {
-        case.enter();
-        let event = event(case);
-        case.prepare(|control| note_outcome(control, event.wait()));
-        let victim = victim(case, |control| {
-            event.set().expect("an event");
-            done(control);
-        })?;
-        case.send_sleeper_to_sleep();
-        Some(victim)
-    };
+    let begin = |case: &mut Case| set_beside_a_sleeper(case, event);
     let afterwards = |case: &mut Case| {
         let event = event(case);
         assert!(!is_done(case) || event.is_set().expect("an event"), "it was set, and is not");
@@ -94,17 +97,7 @@ fn killed_with_an_event_that_resets_itself_it_doubles_no_setting() {
             event.wait_for(BOUND).expect("a survivor is not stuck");
         }
     };
-    let begin = |case: &mut Case| {
-        case.enter();
-        let event = event(case);
-        case.prepare(|control| note_outcome(control, event.wait()));
-        let victim = victim(case, |control| {
-            event.set().expect("an event");
-            done(control);
-        })?;
-        case.send_sleeper_to_sleep();
-        Some(victim)
-    };
+    let begin = |case: &mut Case| set_beside_a_sleeper(case, event);
     let afterwards = |case: &mut Case| {
         let was_done = is_done(case);
         if !was_done {

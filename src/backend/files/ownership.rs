@@ -142,7 +142,8 @@ impl Index {
         if let Ok(there) = LockFile::open(path)
             && !there.try_lock(Mode::Exclusive).map_err(|e| Error::system("lock", path, e))?
         {
-            let why = "another file is at its place, which is locked, too".into();
+            let why =
+                "what lies in its place is locked as well; it is made anew when whoever has that lets go of it".into();
             return Err(Error::LockFileGone { path: path.into(), why });
         }
         // Only one can be noted.
