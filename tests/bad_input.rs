@@ -677,7 +677,7 @@ fn a_segment_that_is_not_one_is_refused_and_left_as_it_is() {
         ("garbage", garbage, "does not begin as a segment does"),
         ("zeros", vec![0; sound.len()], "does not begin as a segment does"),
         ("text", b"hello\n".to_vec(), "does not begin as a segment does"),
-        ("older", version(1), "layout version 1, this program knows 3"),
+        ("older", version(1), "layout version 1, this program knows 4"),
         ("newer", version(4), "layout version 4, this program knows 3"),
         ("32 bits", sealed(&sound, |h| h[raw::WORD_BITS_AT] = 32), "32-bit program and this one has 64"),
         ("other order", sealed(&sound, |h| h[raw::BYTE_ORDER_AT..][..4].reverse()), "other byte order"),

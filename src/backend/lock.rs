@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU64, fence};
 use std::sync::Arc;
 
-use super::shared::SharedSpace;
+use super::shared::{LIGHT, SharedSpace};
 use super::wait::{Obituary, Refusal, Wait, Waiting, stamp, wake_one};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Boottime, Deadline, Monotonic};
@@ -139,6 +139,7 @@ impl SharedLock {
     pub(crate) fn new(space: &Arc<SharedSpace>, spec: Spec) -> Result<Self> {
         names::check(&spec.name)?;
         let place = space.look_up(&spec)?;
+        space.register_for_fences();
         Ok(Self {
             me: space.me.clone(),
             entries: space.segment.entries.clone(),
@@ -299,6 +300,23 @@ impl SharedLock {
     /// thread of this process may have the lock, and a word that is hard to tell from a damaged one of ours.
     #[inline(always)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
+        let me = self.me.get();
+        if me & LIGHT == 0 || !acquisition.word.was_made_without_lease_as(me as u16) {
+            return self.release_wholly(acquisition);
+        }
+        let entry = self.entry(acquisition.entry);
+        match entry.lock.release_lightly(acquisition.word, wake_one) {
+            Ok(freed) => {
+                self.guess.store(freed.0, Relaxed);
+                true
+            }
+            Err(_) => self.release_refused(entry, acquisition.word.release()),
+        }
+    }
+
+    /// As [`release`](Self::release), by a compare-and-swap.
+    #[cold]
+    fn release_wholly(&self, acquisition: Acquisition) -> bool {
         if !acquisition.word.was_made_as(self.slot_code()) {
             return false;
         }

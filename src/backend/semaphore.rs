@@ -134,7 +134,6 @@ impl SharedSemaphore {
         let semaphore =
             Self { lock, seats: space.segment.seats.clone(), count, home, last, start, undisturbed: AtomicU32::new(0) };
         semaphore.find()?;
-        space.register_for_fences();
         Ok(semaphore)
     }
 

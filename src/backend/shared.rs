@@ -195,10 +195,13 @@ impl SharedSpace {
 
     /// Has this process take part in heavy fences, if it can, so that it may release lightly.
     pub(super) fn register_for_fences(&self) {
-        let _spaces = SPACES.lock();
-        let me = self.me.get();
-        if me != 0 && me & LIGHT == 0 && membarrier::register() {
-            self.me.set(me | LIGHT);
+        let is_to_be = || matches!(self.me.get(), me if me != 0 && me & LIGHT == 0);
+        if is_to_be() {
+            let _spaces = SPACES.lock();
+            if is_to_be() && membarrier::register() {
+                self.segment.note_light();
+                self.me.set(self.me.get() | LIGHT);
+            }
         }
     }
 

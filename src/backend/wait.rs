@@ -435,7 +435,7 @@ impl Host for Wait<'_> {
     }
 
     fn heavy_fence(&self) {
-        self.blind.set(!membarrier::heavy());
+        self.blind.set(!membarrier::heavy() && self.space.segment.is_any_light());
     }
 
     fn doze(&self, rung: &AtomicU32, seen: u32) {

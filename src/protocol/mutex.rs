@@ -37,6 +37,10 @@
 //!      count any more, make the word free again. If those who are not barred are killed, or stopped, the others' sleeps end; and who cannot sleep takes
 //!      what is still reserved after a moment.
 //!   8. An owner whose lease ran out is taken over like a dead one, after the lease was closed ([`lease`](super::lease)).
+//!   9. Nobody changes the word of a living owner without a lease, so that one may free it by a store, if it looked that it still has it. Only its look at
+//!      the count may then come before the store is seen: it believes that *nobody* is counted, and nothing else. Between that store and that look is a
+//!      light fence, and between a sleeper's counting itself, once, and its first look at the word a heavy one: either the sleeper sees the free word, or
+//!      the releaser sees the count. Whoever sees anybody counted makes up for it by a whole fence, looks again, and goes on as after a compare-and-swap.
 //! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
 //!   `Release`): what was written under the lock is seen. The rest is invariant 2.
 //! * If we die: before the compare-and-swap nothing happened; after it we are a dead owner like any other. Between
@@ -47,12 +51,12 @@
 //! The separate count follows from the analysis of glibc's `pthread_mutex_lock.c` (robust kind) and of
 //! std's `futex.rs`, which keep it inside the word.
 
-use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
 
 use super::lease::{is_open, lost};
 use super::word::{Owner, OwnerWord, Slot, Step};
 use super::{Host, Verdict};
-use crate::sync::{AtomicU32, AtomicU64, total_order};
+use crate::sync::{AtomicU32, AtomicU64, full_fence, light_fence, total_order};
 
 /// In the count of sleepers: one of them was woken and has not looked yet. Harmless if stray: the next one to go to sleep
 /// takes it away. (Missing, it costs a wake call.)
@@ -249,6 +253,8 @@ impl LockWords {
                 barred = (seen.is_reserved() && others != 0).then_some(seen);
                 counted = true;
                 host.enlist();
+                // Invariant 9.
+                host.heavy_fence();
             }
             if host.is_starving() {
                 self.sleepers.fetch_or(STARVING, SeqCst);
@@ -373,6 +379,36 @@ impl LockWords {
             }
             Err(now) => Err(OwnerWord(now)),
         }
+    }
+
+    /// The same for whoever registered for heavy fences, of an acquisition without a lease: nobody changes the word of a living owner, so a store is enough.
+    #[inline(always)]
+    pub(crate) fn release_lightly(
+        &self,
+        mine: OwnerWord,
+        wake: impl FnMut(&AtomicU64) -> bool,
+    ) -> Result<OwnerWord, OwnerWord> {
+        // Relaxed: what is looked for is our own store.
+        let seen = OwnerWord(self.owner.load(Relaxed));
+        if seen != mine {
+            return Err(seen);
+        }
+        let freed = mine.release();
+        // HELD => FREE. Release: what was written under the lock; pairs with `try_acquire`.
+        self.owner.store(freed.0, Release);
+        light_fence();
+        // Relaxed: invariant 9.
+        if self.sleepers.load(Relaxed) != 0 {
+            self.wake_after_store(freed, wake);
+        }
+        Ok(freed)
+    }
+
+    /// Invariant 9: as if the word had been freed by a compare-and-swap.
+    #[cold]
+    fn wake_after_store(&self, freed: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
+        full_fence();
+        self.wake_first(freed, self.sleepers.load(SeqCst), wake);
     }
 
     /// Frees a lock whose word is one flipped bit beside that of my acquisition which was to leave `freed`. Nobody else can have had

@@ -195,6 +195,12 @@ impl OwnerWord {
         (self.0 ^ (code as u64) << SLOT_SHIFT) & INDEX_MASK == 0
     }
 
+    /// The same, and it has no lease.
+    #[inline(always)]
+    pub(crate) fn was_made_without_lease_as(self, code: u16) -> bool {
+        (self.0 ^ (code as u64) << SLOT_SHIFT) & (INDEX_MASK | LEASED) == 0
+    }
+
     pub(crate) fn owner(self) -> Owner {
         match self.slot_code() {
             0 => Owner::Nobody,

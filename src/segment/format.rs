@@ -20,7 +20,7 @@ use crate::protocol::word::{OwnerWord, Slot};
 
 pub(crate) const MAGIC: [u8; 8] = *b"hostlock";
 /// Changes whenever a byte means something else than before.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 /// The `backend` of a segment that is itself the locks.
 pub(crate) const BACKEND_SHARED: u32 = 1;
@@ -229,7 +229,9 @@ pub(crate) struct Globals {
     pub(crate) sweep_hand: AtomicU32,
     /// The unit at which the next search for room starts.
     pub(crate) units_hand: AtomicU32,
-    pub(crate) reserved: [AtomicU32; 17],
+    /// Not 0: there are, or were, participants that release by a store.
+    pub(crate) light: AtomicU32,
+    pub(crate) reserved: [AtomicU32; 16],
 }
 
 /// In a record's flags: there is a page for its life word.

@@ -31,6 +31,7 @@ use crate::os::map::{Mapping, Table};
 use crate::protocol::rwlock::ReaderCell;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::OwnerWord;
+use crate::sync::full_fence;
 use crate::{Error, Result};
 use format::{Entry, Globals, HEADER_LEN, Header, Line, Record, Waiter};
 use std::path::PathBuf;
@@ -97,6 +98,19 @@ impl Segment {
 
     pub(crate) fn overwritten(&self) -> Error {
         Error::damaged(&self.path, "its first page was overwritten or punched out while it was in use")
+    }
+
+    /// From now on somebody releases by a store, whose look at the sleepers may come before that is seen.
+    pub(crate) fn note_light(&self) {
+        self.globals().light.store(1, Relaxed);
+        // Pairs with `is_any_light`: either a sleeper sees this, or we see it counted in whatever we release.
+        full_fence();
+    }
+
+    /// Whether anybody does. To be asked by a sleeper that is counted.
+    pub(crate) fn is_any_light(&self) -> bool {
+        full_fence();
+        self.globals().light.load(Relaxed) != 0
     }
 
     pub(crate) fn globals(&self) -> &Globals {

@@ -3,7 +3,7 @@
 //! [`Copied`] is the mutex written out once more, with a switch for each bug. Without a bug it passes ([`the_copy_is_right`]), so
 //! it is the bug that is caught. loom may abort where a model fails, so each bug runs in a process of its own.
 
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
 use super::super::word::{Owner, OwnerWord, Slot, Step};
@@ -11,7 +11,7 @@ use super::super::{Host, Verdict, recovery};
 use super::machine::Thread;
 use super::world::{Algorithm, CLAIMED, Outcome};
 use super::{Mode, deaths, explore, mutex, one_is_caught, recovery as models, sweep};
-use crate::sync::{AtomicU64, total_order};
+use crate::sync::{AtomicU64, light_fence, total_order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
@@ -24,6 +24,10 @@ enum Bug {
     CountIsReadBeforeTheRelease,
     /// The sleeper looks at the word, then counts itself. Only an ordering: the kernel compares once more.
     WordIsReadBeforeCounting,
+    /// The releaser frees the word by a store, and nothing keeps its look at the count behind that.
+    StoreWithoutFence,
+    /// The same with a fence, and the sleeper, which has counted itself, has none before its look at the word.
+    SleeperWithoutFence,
     /// One sleeper is not worth a wake.
     OneSleeperIsNotWoken,
     /// A sleeper leaves the mark "woken" where it is when it goes to sleep again.
@@ -194,7 +198,9 @@ impl Algorithm for Copied {
                 lock.sleepers.fetch_and(!WOKEN, SeqCst);
             }
             let now = early.unwrap_or_else(|| {
-                total_order();
+                if !self.has(Bug::SleeperWithoutFence) {
+                    total_order();
+                }
                 OwnerWord(lock.owner.load(SeqCst))
             });
             if now == seen {
@@ -216,6 +222,16 @@ impl Algorithm for Copied {
 
     fn release(self, lock: &LockWords, mine: OwnerWord, wake: Wake<'_>) -> Result<OwnerWord, OwnerWord> {
         let freed = mine.release();
+        if self.has(Bug::StoreWithoutFence) || self.has(Bug::SleeperWithoutFence) {
+            lock.owner.store(freed.0, Release);
+            if self.has(Bug::SleeperWithoutFence) {
+                light_fence();
+            }
+            if lock.sleepers.load(Relaxed) != 0 {
+                self.wake_sleepers(lock, wake);
+            }
+            return Ok(freed);
+        }
         let order = if self.has(Bug::ReleaseIsRelaxed) { Relaxed } else { SeqCst };
         let early = self.has(Bug::CountIsReadBeforeTheRelease).then(|| lock.sleepers.load(SeqCst));
         lock.owner.compare_exchange(mine.0, freed.0, order, Relaxed).map_err(OwnerWord)?;
@@ -312,6 +328,8 @@ const BUGS: &[(Bug, Mode, &[&str])] = &[
     (Bug::AcquireIsRelaxed, Mode::Plain, &[UNORDERED]),
     (Bug::CountIsReadBeforeTheRelease, Mode::Rmw, &[DEADLOCK]),
     (Bug::WordIsReadBeforeCounting, Mode::Plain, &[DEADLOCK]),
+    (Bug::StoreWithoutFence, Mode::Plain, &[DEADLOCK]),
+    (Bug::SleeperWithoutFence, Mode::Plain, &[DEADLOCK]),
     (Bug::OneSleeperIsNotWoken, Mode::Rmw, &[DEADLOCK]),
     (Bug::MarkIsKeptBySleepers, Mode::Rmw, &[DEADLOCK]),
     (Bug::MarkIsKeptForNobody, Mode::Rmw, &[DEADLOCK]),
