@@ -4,8 +4,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use hostlock::{Error, Space};
-use support::{act, hear, root, say, space, start};
+use hostlock::{Acquired, Error, Space};
+use nix::errno::Errno;
+use support::{act, filter, hear, root, say, space, start};
 
 #[test]
 fn role() {
@@ -15,6 +16,8 @@ fn role() {
         ("hoarder", hoarder),
         ("passer", passer),
         ("recoverer", recoverer),
+        ("counter", counter),
+        ("unfenced", unfenced),
     ]);
 }
 
@@ -48,6 +51,25 @@ fn passer(arguments: &[String]) {
     mutex.lock().unwrap().unlock().unwrap();
     say("passed");
     hear();
+}
+
+/// Adds one so many times under the lock.
+fn counter(arguments: &[String]) {
+    let number = space(&arguments[0]).mutex_with("number", 0u64).unwrap();
+    say("ready");
+    hear();
+    for _ in 0..arguments[1].parse().unwrap() {
+        let Acquired::Clean(mut guard) = number.lock().unwrap() else { panic!("nobody died") };
+        *guard += 1;
+    }
+    say("done");
+    hear();
+}
+
+/// The same, and `membarrier` is refused to it.
+fn unfenced(arguments: &[String]) {
+    filter::refuse(libc::SYS_membarrier, Errno::EPERM).unwrap();
+    counter(arguments);
 }
 
 /// Acquires so many locks, says so, and keeps them.
@@ -241,4 +263,20 @@ fn a_recoverer_killed_half_way_is_followed_by_another() {
         }
     }
     println!("{half_way} of 40 were killed before they were done");
+}
+
+/// Some release by a store, others by a compare-and-swap; some can have a fence put into others, and others look by themselves.
+#[test]
+fn whoever_has_no_membarrier_takes_turns_with_those_who_have() {
+    or_skip!(filter::is_possible());
+    for roles in [["counter"; 4], ["unfenced"; 4], ["counter", "unfenced", "counter", "unfenced"]] {
+        let root = root();
+        let mut counters = roles.map(|role| start(role, &[root.path().to_str().unwrap(), "3000"]));
+        counters.iter().for_each(|counter| counter.expect("ready"));
+        counters.iter_mut().for_each(|counter| counter.tell("go"));
+        counters.iter().for_each(|counter| counter.expect("done"));
+        let number = space(root.path()).mutex_with("number", 0u64).unwrap();
+        let Acquired::Clean(guard) = number.lock().unwrap() else { panic!("nobody died") };
+        assert_eq!(*guard, 4 * 3000, "{roles:?}");
+    }
 }

@@ -434,8 +434,10 @@ impl Host for Wait<'_> {
         wake_one(owner)
     }
 
-    fn heavy_fence(&self) {
-        self.blind.set(!membarrier::heavy() && self.space.segment.is_any_light());
+    fn heavy_fence(&self) -> bool {
+        let is_made = membarrier::heavy();
+        self.blind.set(!is_made && self.space.segment.is_any_light());
+        is_made
     }
 
     fn doze(&self, rung: &AtomicU32, seen: u32) {

@@ -46,7 +46,10 @@ impl Bell {
     /// The same for what may be changed by whoever rings [lightly](Self::ring_lightly): invariant 5.
     #[cold]
     pub(crate) fn wait_fenced<H: Host, T>(&self, host: &H, look: impl FnMut() -> Option<T>) -> Result<T, H::Refusal> {
-        self.wait_begun(host, || host.heavy_fence(), look)
+        let fence = || {
+            host.heavy_fence();
+        };
+        self.wait_begun(host, fence, look)
     }
 
     fn wait_begun<H: Host, T>(

@@ -94,8 +94,8 @@ pub(crate) trait Host {
     /// Wakes one sleeper on `owner`; whether there was one.
     fn wake(&self, owner: &AtomicU64) -> bool;
 
-    /// The heavy half of [`light_fence`](crate::sync::light_fence), in all processes that use that. Where there is none, sleeps are short from now on.
-    fn heavy_fence(&self);
+    /// The heavy half of [`light_fence`](crate::sync::light_fence), in all processes that use that. `false`: there is none, and sleeps are short from now on.
+    fn heavy_fence(&self) -> bool;
 
     /// Sleeps as `sleep` does, until `rung` is not `seen` any more.
     fn doze(&self, rung: &AtomicU32, seen: u32);

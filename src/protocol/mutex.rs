@@ -38,9 +38,10 @@
 //!      what is still reserved after a moment.
 //!   8. An owner whose lease ran out is taken over like a dead one, after the lease was closed ([`lease`](super::lease)).
 //!   9. Nobody changes the word of a living owner without a lease, so that one may free it by a store, if it looked that it still has it. Only its look at
-//!      the count may then come before the store is seen: it believes that *nobody* is counted, and nothing else. Between that store and that look is a
-//!      light fence, and between a sleeper's counting itself, once, and its first look at the word a heavy one: either the sleeper sees the free word, or
-//!      the releaser sees the count. Whoever sees anybody counted makes up for it by a whole fence, looks again, and goes on as after a compare-and-swap.
+//!      the count may then come before the store is seen: it believes that the count is *zero*, marks and all, and nothing else. Between that store and that
+//!      look is a light fence. Who counts itself makes a heavy one, before it looks at the word, and leaves the mark FENCED: the count was not zero since
+//!      before that fence, so each release that looks after it makes up for the store by a whole fence, looks again, and goes on as after a compare-and-swap;
+//!      and what looked before it is seen. Who finds the mark needs no fence: the count is not zero until it has gone. The mark goes when nobody is counted.
 //! * Orderings: acquiring is `Acquire` (pairs with the release's `SeqCst` swap of the owner before, which includes
 //!   `Release`): what was written under the lock is seen. The rest is invariant 2.
 //! * If we die: before the compare-and-swap nothing happened; after it we are a dead owner like any other. Between
@@ -63,7 +64,12 @@ use crate::sync::{AtomicU32, AtomicU64, full_fence, light_fence, total_order};
 pub(super) const WOKEN: u32 = 1 << 31;
 /// In the count of sleepers: one of them has waited for long. Harmless if stray or missing: it is about who is first.
 pub(super) const STARVING: u32 = 1 << 30;
-const MARKS: u32 = WOKEN | STARVING;
+/// In the count of sleepers: since it was not zero, a heavy fence was made, so that no release by a store misses it (invariant 9). Missing, it costs another.
+pub(super) const FENCED: u32 = 1 << 29;
+const MARKS: u32 = WOKEN | STARVING | FENCED;
+/// A release by a store whose epoch is a multiple of this takes the mark away if nobody is counted: a lock that is quiet again is quick again, and one that is busy
+/// has the processors interrupted once in so many turns at most.
+const QUIET: u64 = if cfg!(hostlock_loom) { 2 } else { 1024 };
 
 /// The words of one lock, as they lie in the segment.
 #[repr(C)]
@@ -120,6 +126,11 @@ impl LockWords {
     #[inline(always)]
     pub(crate) fn look(&self) -> OwnerWord {
         OwnerWord(self.owner.load(Acquire))
+    }
+
+    /// Whether anybody is counted as asleep.
+    pub(crate) fn is_slept_on(&self) -> bool {
+        self.sleepers.load(Relaxed) & !MARKS != 0
     }
 
     /// The thread that holds the acquisition in `seen`, if it left its id.
@@ -249,12 +260,14 @@ impl LockWords {
             }
             if !counted {
                 self.contended.fetch_add(1, Relaxed);
-                let others = self.sleepers.fetch_add(1, SeqCst) & !MARKS;
-                barred = (seen.is_reserved() && others != 0).then_some(seen);
+                let before = self.sleepers.fetch_add(1, SeqCst);
+                barred = (seen.is_reserved() && before & !MARKS != 0).then_some(seen);
                 counted = true;
                 host.enlist();
-                // Invariant 9.
-                host.heavy_fence();
+                if before & FENCED == 0 && host.heavy_fence() {
+                    // SeqCst: whoever finds it comes after the fence.
+                    self.sleepers.fetch_or(FENCED, SeqCst);
+                }
             }
             if host.is_starving() {
                 self.sleepers.fetch_or(STARVING, SeqCst);
@@ -316,8 +329,8 @@ impl LockWords {
         loop {
             // Not below zero: the count is a peer's to damage, and a wrapped one would never be zero again.
             let fewer = match (sleepers & !MARKS).saturating_sub(1) {
-                0 => 0,
-                left => left | sleepers & STARVING,
+                0 => sleepers & FENCED,
+                left => left | sleepers & (STARVING | FENCED),
             };
             // SeqCst, as is the load below: invariant 6.
             match self.sleepers.compare_exchange(sleepers, fewer, SeqCst, Relaxed) {
@@ -408,7 +421,13 @@ impl LockWords {
     #[cold]
     fn wake_after_store(&self, freed: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
         full_fence();
-        self.wake_first(freed, self.sleepers.load(SeqCst), wake);
+        let sleepers = self.sleepers.load(SeqCst);
+        if sleepers != FENCED {
+            self.wake_first(freed, sleepers, wake);
+        } else if freed.epoch().is_multiple_of(QUIET) {
+            // Relaxed: who counts itself in between finds the mark, and is seen.
+            let _ = self.sleepers.compare_exchange(FENCED, 0, Relaxed, Relaxed);
+        }
     }
 
     /// Frees a lock whose word is one flipped bit beside that of my acquisition which was to leave `freed`. Nobody else can have had

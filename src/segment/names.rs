@@ -271,7 +271,7 @@ impl Segment {
         let entry = &self.entries[index as usize];
         Kind::from_number(meta.kind()).is_some_and(Kind::is_stateless)
             && !word.is_abandoned()
-            && entry.lock.sleepers.load(Relaxed) == 0
+            && !entry.lock.is_slept_on()
             && entry.bell.sleepers.load(Relaxed) == 0
     }
 
@@ -310,7 +310,7 @@ impl Segment {
                 if !unused_since || !self.may_be_given_up(index, meta, word) {
                     continue;
                 }
-            } else if entry.lock.sleepers.load(Relaxed) != 0 {
+            } else if entry.lock.is_slept_on() {
                 continue;
             }
             let Some(held) = self.hold(index, me, word) else { continue };

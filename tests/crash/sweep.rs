@@ -358,8 +358,8 @@ impl Case {
     }
 }
 
-/// Beside a count: somebody was woken, somebody has waited for long.
-const MARKS: u32 = 3 << 30;
+/// Beside a count: somebody was woken, somebody has waited for long, a fence was made.
+const MARKS: u32 = 7 << 29;
 /// In a waiter record: not filled in yet.
 const CLAIMED: u64 = 1 << 15;
 

@@ -101,7 +101,7 @@ impl Raw {
                     at,
                     owner: self.u64_at(at),
                     // Without the marks beside the count.
-                    sleepers: self.u32_at(at + 16) & 0x3FFF_FFFF,
+                    sleepers: self.u32_at(at + 16) & 0x1FFF_FFFF,
                     meta,
                     name: String::from_utf8_lossy(&name).into_owned(),
                 }

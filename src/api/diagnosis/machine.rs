@@ -114,7 +114,7 @@ fn membarrier() -> Draft {
         probe::membarrier(),
         "a fence can be put into the threads of all processes that registered",
     )
-    .need(Need::Helpful, "permits are given back by a compare-and-swap, and who waits for one looks every millisecond")
+    .need(Need::Helpful, "locks are released by a compare-and-swap, and this process, when it waits, looks every millisecond if others release by a store")
     .advice_if_missing("Linux has it since 4.16; if it is newer, let the container's filter allow the call")
 }
 

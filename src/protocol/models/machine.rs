@@ -391,8 +391,9 @@ impl Host for Thread {
         self.machine.wake(Futex::Lock)
     }
 
-    fn heavy_fence(&self) {
+    fn heavy_fence(&self) -> bool {
         total_order();
+        true
     }
 
     fn doze(&self, rung: &AtomicU32, seen: u32) {

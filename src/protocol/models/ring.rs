@@ -9,7 +9,7 @@ use std::rc::Rc;
 use loom::thread::{self, JoinHandle};
 
 use super::super::Host;
-use super::super::mutex::{LockWords, WOKEN};
+use super::super::mutex::{FENCED, LockWords, WOKEN};
 use super::super::ring::Ring;
 use super::super::word::OwnerWord;
 use super::machine::{Futex, Machine, Thread, slot};
@@ -141,7 +141,7 @@ impl Belt {
         assert!(must.iter().all(|value| popped.contains(value)), "{must:?} went in, {popped:?} came out");
         assert!(popped.windows(2).all(|pair| pair[0] != pair[1]), "twice: {popped:?}");
         assert!(self.lock.look().is_free(), "held by nobody");
-        let counted = self.lock.sleepers.load(Acquire) & !WOKEN;
+        let counted = self.lock.sleepers.load(Acquire) & !(WOKEN | FENCED);
         assert!(counted <= self.machine.strays() + 1, "{counted} are counted at the end");
     }
 }

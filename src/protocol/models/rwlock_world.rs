@@ -10,7 +10,7 @@ use std::rc::Rc;
 use loom::thread::{self, JoinHandle};
 
 use super::super::bell::Bell;
-use super::super::mutex::{Failure, LockWords, WOKEN};
+use super::super::mutex::{FENCED, Failure, LockWords, WOKEN};
 use super::super::recovery;
 use super::super::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
 use super::super::word::{OwnerWord, Slot, Step};
@@ -163,7 +163,7 @@ impl World {
         for cell in &self.cells {
             assert!(cell.look().is_idle(), "a cell is {:#x} at the end", cell.look().0);
         }
-        let counted = (self.gate.sleepers.load(Acquire) & !WOKEN) + self.bell.sleepers.load(Acquire);
+        let counted = (self.gate.sleepers.load(Acquire) & !(WOKEN | FENCED)) + self.bell.sleepers.load(Acquire);
         assert!(counted <= self.machine.strays(), "sleepers counted at the end: {counted}");
         self.machine.assert_at_rest();
     }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use loom::thread::{self, JoinHandle};
 
 use super::super::bell::Bell;
-use super::super::mutex::{Failure, LockWords, WOKEN};
+use super::super::mutex::{FENCED, Failure, LockWords, WOKEN};
 use super::super::recovery;
 use super::super::seat::Seat;
 use super::super::semaphore::{self, Permits, Taken};
@@ -166,7 +166,7 @@ impl World {
             let word = seat.look();
             assert!(word.is_free() && !word.is_abandoned(), "a permit is {word:?} at the end");
         }
-        let counted = (self.gate.sleepers.load(Acquire) & !WOKEN) + self.bell.sleepers.load(Acquire);
+        let counted = (self.gate.sleepers.load(Acquire) & !(WOKEN | FENCED)) + self.bell.sleepers.load(Acquire);
         assert!(counted <= self.machine.strays(), "sleepers counted at the end: {counted}");
         self.machine.assert_at_rest();
     }

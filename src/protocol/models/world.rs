@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use loom::thread::{self, JoinHandle};
 
-use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
+use super::super::mutex::{Acquired, FENCED, Failure, LockWords, WOKEN};
 use super::super::word::{OwnerWord, Slot};
 use super::super::{Host, recovery};
 pub(super) use super::machine::{CLAIMED, Expired};
@@ -176,7 +176,7 @@ impl World {
     pub(super) fn assert_at_rest(&self) {
         let word = self.lock.look();
         assert!(word.is_free() && !word.is_abandoned(), "{word:?} at the end");
-        let sleepers = self.lock.sleepers.load(Acquire);
+        let sleepers = self.lock.sleepers.load(Acquire) & !FENCED;
         assert!(
             sleepers == 0 || sleepers & !WOKEN <= self.machine.strays() && self.machine.strays() != 0,
             "sleepers counted at the end: {sleepers:#x}, strays: {}",
