@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use crate::backend::either::AsExclusive;
+use crate::backend::either::{AsExclusive, Exclusive};
 use crate::backend::lock::{Abandonment, Acquisition, Waited};
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Error, Result};
@@ -51,18 +51,12 @@ impl<L: AsExclusive> Hold<L> {
 
     #[inline(always)]
     fn release(&mut self) -> bool {
-        if self.abandoned.is_some() {
-            return self.release_told();
+        // Nothing here has its address taken, so a guard that has nothing to tell never is in memory.
+        let abandoned = self.abandoned.take();
+        if abandoned.is_none() && self.lock.release_fast(self.acquisition) {
+            return true;
         }
-        self.lock.release(self.acquisition)
-    }
-
-    /// Releases a lock that was taken over, and cleans up after its owner then: the next one should not wait for that.
-    #[cold]
-    fn release_told(&mut self) -> bool {
-        let released = self.lock.release(self.acquisition);
-        self.bury(released);
-        released
+        release_told(self.lock.exclusive(), self.acquisition, abandoned)
     }
 
     /// Cleans up after the owner before us. Not in a forked child, which ended nothing and has no part in this.
@@ -129,7 +123,7 @@ impl<L: AsExclusive> Hold<L> {
             self.lock.exclusive().give_up(acquisition, self.abandoned.as_deref());
         } else {
             // What is damaged is set right.
-            self.lock.release(acquisition);
+            self.lock.exclusive().release(acquisition);
         }
         self.bury(true);
     }
@@ -154,6 +148,18 @@ impl<L: AsExclusive> Drop for Hold<L> {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Releases a lock that was taken over, and cleans up after its owner then: the next one should not wait for that.
+#[cold]
+fn release_told(lock: Exclusive<'_>, acquisition: Acquisition, abandoned: Option<Box<Abandonment>>) -> bool {
+    let released = lock.release(acquisition);
+    match abandoned {
+        // Not in a forked child, which ended nothing and has no part in this.
+        Some(abandoned) if released => lock.bury(&abandoned),
+        _ => {}
+    }
+    released
 }
 
 /// What every such guard can do.

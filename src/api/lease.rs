@@ -257,9 +257,9 @@ impl Mutex {
         lease.0.check(lock.exclusive())?;
         let prepared = lease.0.prepare(lock.name())?;
         let (acquisition, told) = match lock.acquire_fast(0) {
-            Ok(acquisition) => (acquisition, None),
-            Err(begun) => {
-                let waited = lock.acquire(0, deadline, begun)?;
+            Some(acquisition) => (acquisition, None),
+            None => {
+                let waited = lock.acquire_slowly(0, || deadline)?;
                 (waited.acquisition, waited.abandoned)
             }
         };

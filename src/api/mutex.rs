@@ -102,8 +102,8 @@ impl<T> Mutex<T> {
     pub(super) fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
         let thread = fork::thread();
         let hold = match self.0.acquire_fast(thread) {
-            Ok(acquisition) => Hold::fast(&self.0, acquisition),
-            Err(begun) => Hold::waited(&self.0, self.0.acquire(thread, deadline(), begun)?),
+            Some(acquisition) => Hold::fast(&self.0, acquisition),
+            None => Hold::waited(&self.0, self.0.acquire_slowly(thread, deadline)?),
         };
         Ok(MutexGuard { hold, _stays_in_its_thread: PhantomData })
     }
@@ -111,9 +111,9 @@ impl<T> Mutex<T> {
     pub(super) fn acquire_owned(&self, deadline: Deadline) -> Result<OwnedMutexGuard> {
         let lock = self.0.clone();
         let hold = match lock.acquire_fast(0) {
-            Ok(acquisition) => Hold::fast(lock, acquisition),
-            Err(begun) => {
-                let waited = lock.acquire(0, deadline, begun)?;
+            Some(acquisition) => Hold::fast(lock, acquisition),
+            None => {
+                let waited = lock.acquire_slowly(0, || deadline)?;
                 Hold::waited(lock, waited)
             }
         };
@@ -260,8 +260,8 @@ impl<'a> MutexGuard<'a> {
     pub(super) fn acquire(lock: &'a Lock) -> Result<Self> {
         let thread = fork::thread();
         let hold = match lock.acquire_fast(thread) {
-            Ok(acquisition) => Hold::fast(lock, acquisition),
-            Err(begun) => Hold::waited(lock, lock.acquire(thread, Deadline::Never, begun)?),
+            Some(acquisition) => Hold::fast(lock, acquisition),
+            None => Hold::waited(lock, lock.acquire_slowly(thread, || Deadline::Never)?),
         };
         Ok(Self { hold, _stays_in_its_thread: PhantomData })
     }

@@ -309,6 +309,7 @@ impl<S: Borrow<Permits>> Hold<S> {
     fn release(&mut self) -> bool {
         match self.more.take() {
             // Nothing here has its address taken, so a guard that has nothing to tell never is in memory.
+            None if self.semaphore.borrow().release_fast(self.permit) => true,
             None => self.semaphore.borrow().release(self.permit),
             Some(more) => end_all(self.semaphore.borrow(), self.permit, more, Permits::release),
         }

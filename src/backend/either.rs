@@ -53,8 +53,9 @@ pub(crate) enum Exclusive<'a> {
 pub(crate) trait AsExclusive {
     fn exclusive(&self) -> Exclusive<'_>;
 
-    /// Ends an acquisition. (By way of [`exclusive`](Self::exclusive) it is ten instructions more: there the compiler picks an address first.)
-    fn release(&self, acquisition: Acquisition) -> bool;
+    /// Ends an acquisition if that takes no more than a store; `false`: nothing was done. (By way of [`exclusive`](Self::exclusive) it is ten
+    /// instructions more: there the compiler picks an address first.)
+    fn release_fast(&self, acquisition: Acquisition) -> bool;
 }
 
 impl<T: AsExclusive> AsExclusive for &T {
@@ -64,8 +65,8 @@ impl<T: AsExclusive> AsExclusive for &T {
     }
 
     #[inline(always)]
-    fn release(&self, acquisition: Acquisition) -> bool {
-        T::release(self, acquisition)
+    fn release_fast(&self, acquisition: Acquisition) -> bool {
+        T::release_fast(self, acquisition)
     }
 }
 
@@ -107,8 +108,8 @@ impl<'a> Exclusive<'a> {
         }
     }
 
-    /// Ends an acquisition, not inlined.
-    pub(crate) fn release_now(self, acquisition: Acquisition) -> bool {
+    /// Ends an acquisition.
+    pub(crate) fn release(self, acquisition: Acquisition) -> bool {
         match self {
             Self::Segment(lock) => lock.release(acquisition),
             Self::Files(lock) => lock.release(acquisition),
@@ -179,10 +180,10 @@ impl AsExclusive for Lock {
     }
 
     #[inline(always)]
-    fn release(&self, acquisition: Acquisition) -> bool {
+    fn release_fast(&self, acquisition: Acquisition) -> bool {
         match self {
-            Self::Segment(lock) => lock.release(acquisition),
-            Self::Files(lock) => lock.release(acquisition),
+            Self::Segment(lock) => lock.release_fast(acquisition),
+            Self::Files(_) => false,
         }
     }
 }
@@ -200,17 +201,19 @@ impl Lock {
     }
 
     #[inline(always)]
-    pub(crate) fn acquire_fast(&self, thread: u32) -> std::result::Result<Acquisition, Option<Acquisition>> {
+    pub(crate) fn acquire_fast(&self, thread: u32) -> Option<Acquisition> {
         match self {
             Self::Segment(lock) => lock.acquire_fast(thread),
-            Self::Files(_) => Err(None),
+            Self::Files(_) => None,
         }
     }
 
-    pub(crate) fn acquire(&self, thread: u32, deadline: Deadline, begun: Option<Acquisition>) -> Result<Waited> {
+    /// Acquires the lock, waiting until what `deadline` says, which is asked if it has to wait.
+    #[cold]
+    pub(crate) fn acquire_slowly(&self, thread: u32, deadline: impl FnOnce() -> Deadline) -> Result<Waited> {
         match self {
-            Self::Segment(lock) => lock.acquire(thread, deadline, begun),
-            Self::Files(lock) => lock.acquire(thread, deadline),
+            Self::Segment(lock) => lock.acquire_slowly(thread, deadline),
+            Self::Files(lock) => lock.acquire(thread, deadline()),
         }
     }
 
@@ -239,10 +242,10 @@ impl AsExclusive for ReadWrite {
     }
 
     #[inline(always)]
-    fn release(&self, acquisition: Acquisition) -> bool {
+    fn release_fast(&self, acquisition: Acquisition) -> bool {
         match self {
-            Self::Segment(lock) => lock.lock().release(acquisition),
-            Self::Files(lock) => lock.release(acquisition),
+            Self::Segment(lock) => lock.lock().release_fast(acquisition),
+            Self::Files(_) => false,
         }
     }
 }
@@ -415,6 +418,14 @@ impl Permits {
     }
 
     #[inline(always)]
+    pub(crate) fn release_fast(&self, permit: Permit) -> bool {
+        match self {
+            Self::Segment(semaphore) => semaphore.release_fast(permit),
+            Self::Files(_) => false,
+        }
+    }
+
+    #[cold]
     pub(crate) fn release(&self, permit: Permit) -> bool {
         match self {
             Self::Segment(semaphore) => semaphore.release(permit),

@@ -31,8 +31,8 @@ impl AsExclusive for SharedFence {
         Exclusive::Segment(&self.0)
     }
 
-    fn release(&self, acquisition: Acquisition) -> bool {
-        self.0.release(acquisition)
+    fn release_fast(&self, acquisition: Acquisition) -> bool {
+        self.0.release_fast(acquisition)
     }
 }
 
@@ -52,8 +52,8 @@ impl SharedFence {
     /// Lets `token` in alone, if none is larger.
     pub(crate) fn enter(&self, token: u64, thread: u32, deadline: Deadline) -> Result<Waited> {
         let waited = match self.0.acquire_fast(thread) {
-            Ok(acquisition) => Waited::at_once(acquisition),
-            Err(begun) => self.0.acquire(thread, deadline, begun)?,
+            Some(acquisition) => Waited::at_once(acquisition),
+            None => self.0.acquire_slowly(thread, || deadline)?,
         };
         match self.0.raise_fence(waited.acquisition, token) {
             Ok(()) => Ok(waited),

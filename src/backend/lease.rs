@@ -164,7 +164,7 @@ impl Leased {
 
     fn end(&self, end: End) -> bool {
         let alone = |lock: Exclusive<'_>, held| match end {
-            End::Release => lock.release_now(held),
+            End::Release => lock.release(held),
             End::ReleaseFair => lock.release_fair(held),
             End::Abandon => lock.abandon(held),
             End::Lose => lock.lose(held),

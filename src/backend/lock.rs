@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::{self, Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU64, fence};
 use std::sync::Arc;
 
-use super::shared::{LIGHT, SharedSpace};
+use super::shared::SharedSpace;
 use super::wait::{Obituary, Refusal, Wait, Waiting, stamp, wake_one};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Boottime, Deadline, Monotonic};
@@ -12,7 +12,7 @@ use crate::os::fork::ForkWord;
 use crate::os::map::Table;
 use crate::protocol::lease;
 use crate::protocol::mutex::{Acquired, Failure};
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::word::{Me, OwnerWord, Slot};
 use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::names;
 use crate::segment::waiters::Target;
@@ -157,7 +157,7 @@ impl SharedLock {
     /// The code of this process's slot; 0 in a forked child that did not join yet.
     #[inline(always)]
     pub(super) fn slot_code(&self) -> u16 {
-        self.me.get() as u16
+        Me(self.me.get()).code()
     }
 
     #[inline(always)]
@@ -173,35 +173,48 @@ impl SharedLock {
         Meta(self.entry(place.entry).meta.load(Relaxed)).generation() == place.generation
     }
 
-    /// Acquires the lock if it is free. `Err(Some(_))`: acquired, but there is more to find out about it, which
-    /// [`acquire`](Self::acquire) does; `Err(None)`: not acquired.
+    /// Acquires the lock if nobody else did since this handle released it.
     #[inline(always)]
-    pub(crate) fn acquire_fast(&self, thread: u32) -> std::result::Result<Acquisition, Option<Acquisition>> {
+    pub(crate) fn acquire_fast(&self, thread: u32) -> Option<Acquisition> {
         self.acquire_fast_as(thread, Acquire)
     }
 
     /// The same, with an order that is at least `Acquire`.
     #[inline(always)]
-    pub(super) fn acquire_fast_as(
-        &self,
-        thread: u32,
-        order: Ordering,
-    ) -> std::result::Result<Acquisition, Option<Acquisition>> {
-        let code = self.slot_code();
-        if code == 0 {
-            return Err(None);
-        }
+    pub(super) fn acquire_fast_as(&self, thread: u32, order: Ordering) -> Option<Acquisition> {
+        let me = Me(self.me.get());
         let place = Place::unpack(self.place.load(Relaxed));
-        let guess = OwnerWord(self.guess.load(Relaxed));
-        match self.entry(place.entry).lock.try_acquire_as(Slot::own(code), thread, guess, order) {
-            Ok(word) => {
-                let acquisition = Acquisition { word, entry: place.entry };
-                if word.is_abandoned() || !self.is_ours(place) {
-                    return Err(Some(acquisition));
-                }
-                Ok(acquisition)
-            }
-            Err(_) => Err(None),
+        let entry = self.entries.get(place.entry as usize)?;
+        let word = entry.lock.acquire_guessed(me, thread, OwnerWord(self.guess.load(Relaxed)), order)?;
+        // Relaxed: as in `is_ours`.
+        if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
+            return self.put_back_guessed(entry, word);
+        }
+        Some(Acquisition { word, entry: place.entry })
+    }
+
+    #[cold]
+    fn put_back_guessed(&self, entry: &Entry, word: OwnerWord) -> Option<Acquisition> {
+        self.put_back(entry, Acquired { word, obituary: None });
+        None
+    }
+
+    /// Acquires the lock if it is free, without a word about the dead. `Err(Some(_))`: acquired, but there is more to find out about it.
+    pub(super) fn try_acquire(&self, thread: u32, order: Ordering) -> std::result::Result<Acquisition, Option<Acquisition>> {
+        let me = Me(self.me.get()).slot().ok_or(None)?;
+        let place = Place::unpack(self.place.load(Relaxed));
+        let lock = &self.entry(place.entry).lock;
+        let word = lock.try_acquire_as(me, thread, lock.look(), order).map_err(|_| None)?;
+        let acquisition = Acquisition { word, entry: place.entry };
+        if word.is_abandoned() || !self.is_ours(place) { Err(Some(acquisition)) } else { Ok(acquisition) }
+    }
+
+    /// Acquires the lock, waiting until what `deadline` says, which is asked if it has to wait.
+    #[cold]
+    pub(crate) fn acquire_slowly(&self, thread: u32, deadline: impl FnOnce() -> Deadline) -> Result<Waited> {
+        match self.try_acquire(thread, Acquire) {
+            Ok(acquisition) => Ok(Waited::at_once(acquisition)),
+            Err(begun) => self.acquire(thread, deadline(), begun),
         }
     }
 
@@ -224,7 +237,7 @@ impl SharedLock {
     }
 
     /// Acquires the lock, waiting until `deadline`.
-    /// `begun` is what [`acquire_fast`](Self::acquire_fast) left to be looked at.
+    /// `begun` is what [`try_acquire`](Self::try_acquire) left to be looked at.
     pub(crate) fn acquire(&self, thread: u32, deadline: Deadline, mut begun: Option<Acquisition>) -> Result<Waited> {
         let space = &*self.space;
         let started = Monotonic::now();
@@ -298,24 +311,25 @@ impl SharedLock {
 
     /// Ends an acquisition; `false` if it is another process's, or not the lock's any more. To be called once for each: afterwards another
     /// thread of this process may have the lock, and a word that is hard to tell from a damaged one of ours.
-    #[inline(always)]
     pub(crate) fn release(&self, acquisition: Acquisition) -> bool {
-        let me = self.me.get();
-        if me & LIGHT == 0 || !acquisition.word.was_made_without_lease_as(me as u16) {
-            return self.release_wholly(acquisition);
+        self.release_fast(acquisition) || self.release_wholly(acquisition)
+    }
+
+    /// The same if it takes no more than a store; `false`: nothing was done.
+    ///
+    /// All in registers, and short: a guard whose drop is not inlined is in memory, and each store costs the next compare-and-swap a cycle.
+    #[inline(always)]
+    pub(crate) fn release_fast(&self, acquisition: Acquisition) -> bool {
+        if !acquisition.word.was_made_lightly_by(Me(self.me.get())) {
+            return false;
         }
-        let entry = self.entry(acquisition.entry);
-        match entry.lock.release_lightly(acquisition.word, wake_one) {
-            Ok(freed) => {
-                self.guess.store(freed.0, Relaxed);
-                true
-            }
-            Err(_) => self.release_refused(entry, acquisition.word.release()),
-        }
+        let Some(entry) = self.entries.get(acquisition.entry as usize) else { return false };
+        let Ok(freed) = entry.lock.release_lightly(acquisition.word, wake_one) else { return false };
+        self.guess.store(freed.0, Relaxed);
+        true
     }
 
     /// As [`release`](Self::release), by a compare-and-swap.
-    #[cold]
     fn release_wholly(&self, acquisition: Acquisition) -> bool {
         if !acquisition.word.was_made_as(self.slot_code()) {
             return false;

@@ -85,9 +85,9 @@ impl Reentrant {
         }
         let thread = fork::thread();
         let (held, abandoned) = match self.lock.acquire_fast(thread) {
-            Ok(held) => (held, None),
-            Err(begun) => {
-                let waited = self.lock.acquire(thread, deadline(), begun)?;
+            Some(held) => (held, None),
+            None => {
+                let waited = self.lock.acquire_slowly(thread, deadline)?;
                 (waited.acquisition, waited.abandoned)
             }
         };
@@ -109,7 +109,7 @@ impl Reentrant {
             0 | 1 => {
                 self.depth.store(0, Relaxed);
                 self.thread.store(0, Relaxed);
-                (self.lock.release(held), true)
+                (self.lock.exclusive().release(held), true)
             }
             more => {
                 self.depth.store(more - 1, Relaxed);

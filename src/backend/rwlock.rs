@@ -13,7 +13,7 @@ use crate::os::clock::{Deadline, Monotonic};
 use crate::os::map::Table;
 use crate::protocol::mutex::Failure;
 use crate::protocol::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
-use crate::protocol::word::{Owner, OwnerWord, Slot};
+use crate::protocol::word::{Me, Owner, OwnerWord};
 use crate::segment::extents::Wanted;
 use crate::segment::format::{Entry, Place};
 use crate::segment::waiters::{OWN_READER, Target};
@@ -104,8 +104,8 @@ impl SharedRwLock {
     /// This process, as it stands in its cells; `None` in a forked child that did not join yet.
     #[inline(always)]
     fn me(&self) -> Option<Cell> {
-        let me = self.lock.me.get();
-        (me as u16 != 0).then(|| Cell::of(Slot::own(me as u16), (me >> 32) as u32))
+        let me = Me(self.lock.me.get());
+        me.slot().map(|slot| Cell::of(slot, me.incarnation()))
     }
 
     /// Reads if nobody writes or wants to, without a word about the dead.
@@ -218,12 +218,18 @@ impl SharedRwLock {
     #[inline(always)]
     pub(crate) fn write(&self, thread: u32, deadline: impl FnOnce() -> Deadline) -> Result<(Acquisition, Told)> {
         match self.lock.acquire_fast_as(thread, SeqCst) {
-            Ok(gate) if self.nobody_reads(gate) => {
+            Some(gate) if self.nobody_reads(gate) => {
                 words(self.lock.entry(gate.entry)).go_in(gate.word);
                 Ok((gate, None))
             }
-            Ok(gate) => self.write_slowly(thread, deadline(), Ok(gate)),
-            Err(begun) => self.write_slowly(thread, deadline(), Err(begun)),
+            Some(gate) => self.write_slowly(thread, deadline(), Ok(gate)),
+            None => match self.lock.try_acquire(thread, SeqCst) {
+                Ok(gate) if self.nobody_reads(gate) => {
+                    words(self.lock.entry(gate.entry)).go_in(gate.word);
+                    Ok((gate, None))
+                }
+                begun => self.write_slowly(thread, deadline(), begun),
+            },
         }
     }
 

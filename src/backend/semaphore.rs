@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::inspect;
 use super::lock::{Acquisition, SharedLock, Spec};
-use super::shared::{LIGHT, SharedSpace};
+use super::shared::SharedSpace;
 use super::wait::{Obituary, Wait, Waiting, stamp, wake_next};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Boottime, Deadline, Monotonic};
@@ -16,7 +16,7 @@ use crate::protocol::lease;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::seat::Seat;
 use crate::protocol::semaphore::{self, Permits, Taken};
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::word::{Me, OwnerWord, Slot};
 use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::waiters::{Target, own_permits};
 use crate::{Error, Result};
@@ -397,19 +397,29 @@ impl SharedSemaphore {
     }
 
     /// Ends the acquisition of a permit; `false` if it is another process's, or not held any more. To be called once for each.
-    #[inline(always)]
     pub(crate) fn release(&self, permit: Permit) -> bool {
-        let me = self.lock.me.get();
-        if !permit.word.was_made_as(me as u16) {
+        self.release_fast(permit) || self.release_wholly(permit)
+    }
+
+    /// The same if it takes no more than a store; `false`: nothing was done. All in registers, as a mutex's.
+    #[inline(always)]
+    pub(crate) fn release_fast(&self, permit: Permit) -> bool {
+        if !permit.word.was_made_lightly_by(Me(self.lock.me.get())) {
+            return false;
+        }
+        let Some(seat) = self.seats.get(permit.seat() as usize) else { return false };
+        let entry = self.lock.entry(permit.entry());
+        semaphore::release_lightly(seat, &entry.bell, permit.word, |rung| self.call(entry, permit, rung)).is_ok()
+    }
+
+    /// As [`release`](Self::release), by a compare-and-swap.
+    fn release_wholly(&self, permit: Permit) -> bool {
+        if !permit.word.was_made_as(self.lock.slot_code()) {
             return false;
         }
         let (entry, seat) = (self.lock.entry(permit.entry()), self.seat(permit));
         let call = |rung: &AtomicU32| self.call(entry, permit, rung);
-        let released = match me & LIGHT != 0 {
-            true => semaphore::release_lightly(seat, &entry.bell, permit.word, call).is_ok(),
-            false => semaphore::release(seat, &entry.bell, permit.word, call).is_ok(),
-        };
-        released || self.release_refused(entry, permit)
+        semaphore::release(seat, &entry.bell, permit.word, call).is_ok() || self.release_refused(entry, permit)
     }
 
     /// Gives a permit a lease, which ends at `when` for others; what is held then. `None`: it was not held any more.

@@ -19,7 +19,7 @@ use crate::os::liveness::Life;
 use crate::os::lock_file;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::recovery;
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::word::{Me, OwnerWord, Slot};
 use crate::report::Usage;
 use crate::segment::Segment;
 use crate::segment::extents::Wanted;
@@ -79,16 +79,13 @@ extern "C" fn in_forked_child() {
     after_fork();
 }
 
-/// In [`SharedSpace::me`]: this process is registered for heavy fences.
-pub(super) const LIGHT: u64 = 1 << 16;
-
 /// A space that this process is in.
 #[derive(Debug)]
 pub(crate) struct SharedSpace {
     pub(super) segment: Segment,
     /// With a shared `flock` for as long as we are in the space.
     directory: KeptFile,
-    /// Code of our slot (low half, with [`LIGHT`]) and incarnation (high half). Zero in a forked child until it joined by itself.
+    /// A [`Me`]: nobody in a forked child until it joined by itself.
     pub(super) me: ForkWord,
     /// Only touched under [`SPACES`].
     membership: Mutex<Option<Membership>>,
@@ -166,7 +163,7 @@ impl SharedSpace {
             mine.store(mark, Relaxed);
         }
         fork::forget_thread();
-        self.me.set((joined.incarnation as u64) << 32 | joined.slot.code() as u64);
+        self.me.set(Me::new(joined.slot, joined.incarnation).0);
         *membership = Some(joined);
         Ok(())
     }
@@ -179,8 +176,8 @@ impl SharedSpace {
                 self.join()?;
             }
         }
-        let me = self.me.get();
-        Ok((Slot::own(me as u16), (me >> 32) as u32))
+        let me = Me(self.me.get());
+        Ok((Slot::own(me.code()), me.incarnation()))
     }
 
     /// Has this thread register for this process if the one that did has ended: from now on a death wakes those who wait at once again.
@@ -195,18 +192,18 @@ impl SharedSpace {
 
     /// Has this process take part in heavy fences, if it can, so that it may release lightly.
     pub(super) fn register_for_fences(&self) {
-        let is_to_be = || matches!(self.me.get(), me if me != 0 && me & LIGHT == 0);
+        let is_to_be = || matches!(Me(self.me.get()), me if me != Me::NOBODY && !me.is_light());
         if is_to_be() {
             let _spaces = SPACES.lock();
             if is_to_be() && membarrier::register() {
                 self.segment.note_light();
-                self.me.set(self.me.get() | LIGHT);
+                self.me.set(Me(self.me.get()).lightly().0);
             }
         }
     }
 
     fn slot_code(&self) -> u16 {
-        self.me.get() as u16
+        Me(self.me.get()).code()
     }
 
     pub(super) fn was_inherited(&self) -> bool {

@@ -55,7 +55,7 @@
 use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
 
 use super::lease::{is_open, lost};
-use super::word::{Owner, OwnerWord, Slot, Step};
+use super::word::{Me, Owner, OwnerWord, Slot, Step};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, full_fence, light_fence, total_order};
 
@@ -140,10 +140,26 @@ impl LockWords {
         (thread != 0 && word == thread_word(thread, seen)).then_some(thread)
     }
 
-    /// Acquires the lock if it is free, starting from a guess of its word; hands back the word seen if it is held.
+    /// Acquires the lock if its word is still `guess`, which a release left.
     ///
     /// The guess saves the load before the compare-and-swap, which under contention would fetch the cache line
     /// twice: once to read, once to own.
+    #[inline(always)]
+    pub(crate) fn acquire_guessed(
+        &self,
+        me: Me,
+        thread: u32,
+        guess: OwnerWord,
+        order: Ordering,
+    ) -> Option<OwnerWord> {
+        let held = guess.acquire_clean(me)?;
+        // Acquire: as in `try_acquire_as`.
+        self.owner.compare_exchange(guess.0, held.0, order, Relaxed).ok()?;
+        self.thread.store(thread_word(thread, held), Relaxed);
+        Some(held)
+    }
+
+    /// Acquires the lock if it is free, starting from a guess of its word; hands back the word seen if it is held.
     #[inline(always)]
     pub(crate) fn try_acquire(&self, me: Slot, thread: u32, guess: OwnerWord) -> Result<OwnerWord, OwnerWord> {
         self.try_acquire_as(me, thread, guess, Acquire)

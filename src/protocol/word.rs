@@ -104,6 +104,44 @@ impl fmt::Debug for Slot {
     }
 }
 
+/// A participant as it knows itself: in the low bits as it stands in a word that it holds, so that the two are compared as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Me(pub(crate) u64);
+
+impl Me {
+    /// Nobody yet.
+    pub(crate) const NOBODY: Self = Self(0);
+
+    pub(crate) fn new(slot: Slot, incarnation: u32) -> Self {
+        Self((incarnation as u64) << 32 | (slot.code() as u64) << SLOT_SHIFT | LEASED)
+    }
+
+    /// The same, registered for heavy fences: [`OwnerWord::was_made_lightly_by`].
+    pub(crate) fn lightly(self) -> Self {
+        Self(self.0 & !LEASED)
+    }
+
+    pub(crate) fn is_light(self) -> bool {
+        self.0 & LEASED == 0
+    }
+
+    /// 0 if it is nobody.
+    #[inline(always)]
+    pub(crate) fn code(self) -> u16 {
+        ((self.0 & SLOT_MASK) >> SLOT_SHIFT) as u16
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(self) -> Option<Slot> {
+        (self.0 & SLOT_MASK != 0).then_some(Slot(self.code()))
+    }
+
+    #[inline(always)]
+    pub(crate) fn incarnation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// What an owner word says of its lock's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -195,10 +233,10 @@ impl OwnerWord {
         (self.0 ^ (code as u64) << SLOT_SHIFT) & INDEX_MASK == 0
     }
 
-    /// The same, and it has no lease.
+    /// The same, and it has no lease, and `me` is registered for heavy fences.
     #[inline(always)]
-    pub(crate) fn was_made_without_lease_as(self, code: u16) -> bool {
-        (self.0 ^ (code as u64) << SLOT_SHIFT) & (INDEX_MASK | LEASED) == 0
+    pub(crate) fn was_made_lightly_by(self, me: Me) -> bool {
+        (self.0 ^ me.0) & (INDEX_MASK | LEASED) == 0
     }
 
     pub(crate) fn owner(self) -> Owner {
@@ -218,6 +256,14 @@ impl OwnerWord {
         } else {
             Step::To(Self((self.0 + ONE_EPOCH) | (me.code() as u64) << SLOT_SHIFT))
         }
+    }
+
+    /// FREE => HELD, of a word that a release left, so that it has no mark. `None`: `me` is nobody, or there is no token left.
+    #[inline(always)]
+    pub(crate) fn acquire_clean(self, me: Me) -> Option<Self> {
+        debug_assert!(self.0 & (SLOT_MASK | FLAGS_MASK) == 0);
+        let slot = me.0 & SLOT_MASK;
+        (slot != 0 && self.0 < !0 << EPOCH_SHIFT).then_some(Self((self.0 + ONE_EPOCH) | slot))
     }
 
     /// RESERVED => HELD, by somebody who waited before.
