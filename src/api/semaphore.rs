@@ -205,7 +205,7 @@ impl Semaphore {
         let hold = match self.0.acquire_fast() {
             Some(permit) => Hold { semaphore: &self.0, permit, more: ManuallyDrop::new(None) },
             None => {
-                let (permit, more) = self.0.acquire(1, deadline())?;
+                let (permit, more) = self.0.acquire_slowly(deadline)?;
                 Hold { semaphore: &self.0, permit, more: ManuallyDrop::new(more) }
             }
         };
@@ -218,27 +218,29 @@ impl Semaphore {
 }
 
 fn many<S: Borrow<Permits>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
-    let fast = if permits == 1 { semaphore.borrow().acquire_fast() } else { None };
-    match fast {
-        Some(permit) => Ok(Hold { semaphore, permit, more: ManuallyDrop::new(None) }),
-        None => waited(semaphore, permits, deadline),
-    }
-}
-
-fn waited<S: Borrow<Permits>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
-    let (permit, more) = semaphore.borrow().acquire(permits, deadline)?;
+    let (permit, more) = match permits {
+        1 => semaphore.borrow().acquire_slowly(|| deadline)?,
+        _ => semaphore.borrow().acquire(permits, deadline)?,
+    };
     Ok(Hold { semaphore, permit, more: ManuallyDrop::new(more) })
 }
 
 /// Ends all permits, each by `end`, and cleans up after the dead that were met then: nobody should wait for that. Not in a forked child,
 /// which ended nothing and has no part in this.
 #[cold]
-fn end_all(semaphore: &Permits, permit: Permit, more: Box<More>, end: impl Fn(&Permits, Permit) -> bool) -> bool {
+#[inline(never)]
+fn end_all(
+    semaphore: &Permits,
+    permit: Permit,
+    more: Option<Box<More>>,
+    end: impl Fn(&Permits, Permit) -> bool,
+) -> bool {
+    let others = more.as_deref().map_or(&[][..], |more| &more.others);
     let mut ended = true;
-    for permit in more.others.iter().copied().chain([permit]) {
+    for permit in others.iter().copied().chain([permit]) {
         ended &= end(semaphore, permit);
     }
-    if ended {
+    if let Some(more) = more.filter(|_| ended) {
         semaphore.bury_all(&more);
     }
     ended
@@ -307,12 +309,12 @@ impl<S: Borrow<Permits>> Hold<S> {
 
     #[inline(always)]
     fn release(&mut self) -> bool {
-        match self.more.take() {
-            // Nothing here has its address taken, so a guard that has nothing to tell never is in memory.
-            None if self.semaphore.borrow().release_fast(self.permit) => true,
-            None => self.semaphore.borrow().release(self.permit),
-            Some(more) => end_all(self.semaphore.borrow(), self.permit, more, Permits::release),
+        // Nothing here has its address taken, so a guard that has nothing to tell never is in memory.
+        let more = self.more.take();
+        if more.is_none() && self.semaphore.borrow().release_fast(self.permit) {
+            return true;
         }
+        end_all(self.semaphore.borrow(), self.permit, more, Permits::release)
     }
 
     fn unlock(mut self) -> Result<()> {
@@ -321,7 +323,7 @@ impl<S: Borrow<Permits>> Hold<S> {
     }
 
     fn abandon(mut self) -> Result<()> {
-        let more = self.more.take().unwrap_or_default();
+        let more = self.more.take();
         let ended = end_all(self.semaphore.borrow(), self.permit, more, Permits::abandon);
         self.end(ended)
     }

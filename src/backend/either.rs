@@ -394,6 +394,18 @@ impl Permits {
         }
     }
 
+    /// Acquires one permit, waiting until what `deadline` says, which is asked if it has to wait.
+    #[cold]
+    pub(crate) fn acquire_slowly(&self, deadline: impl FnOnce() -> Deadline) -> Result<(Permit, Option<Box<More>>)> {
+        match self {
+            Self::Segment(semaphore) => match semaphore.try_acquire() {
+                Some(permit) => Ok((permit, None)),
+                None => semaphore.acquire(1, fork::thread(), deadline()),
+            },
+            Self::Files(semaphore) => semaphore.acquire(1, deadline()),
+        }
+    }
+
     #[cold]
     pub(crate) fn acquire(&self, count: u32, deadline: Deadline) -> Result<(Permit, Option<Box<More>>)> {
         match self {

@@ -94,7 +94,7 @@ impl Abandonment {
 pub(crate) struct SharedLock {
     // What the fast path touches, without going through `space`.
     pub(super) me: ForkWord,
-    entries: Table<Entry>,
+    pub(super) entries: Table<Entry>,
     /// A packed [`Place`]: where the name was the last time.
     pub(super) place: AtomicU64,
     /// The free word that this handle left behind, with which the next acquisition starts.

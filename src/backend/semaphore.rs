@@ -174,41 +174,28 @@ impl SharedSemaphore {
         Ok(range)
     }
 
-    /// Acquires a permit that is free, without a word about the dead.
+    /// Acquires the permit that this handle had last, if nobody acquired any since.
     #[inline(always)]
     pub(crate) fn acquire_fast(&self) -> Option<Permit> {
-        let code = self.lock.slot_code();
+        let me = Me(self.lock.me.get()).slot()?;
         let place = Place::unpack(self.lock.place.load(Relaxed));
         let last = self.last.load(Relaxed);
-        let index = (last >> 32) as u32;
-        if code != 0
-            && last as u32 == place.generation
-            && let Some(seat) = self.seats.get(index as usize)
-        {
-            let entry = self.lock.entry(place.entry);
-            let permits = Permits { gate: &entry.lock, bell: &entry.bell, seats: &[] };
-            if let Some(word) = permits.try_again(Slot::own(code), seat, wake_next) {
-                let permit = Permit::new(word, index, place.entry);
-                // As `is_ours`, of an entry at hand.
-                if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
-                    self.undo(permit);
-                    return None;
-                }
-                return Some(permit);
-            }
+        if last as u32 != place.generation {
+            return None;
         }
-        let permit = self.acquire_any();
-        (permit.word != OwnerWord::ENDED).then_some(permit)
+        let (index, entry) = ((last >> 32) as u32, self.lock.entries.get(place.entry as usize)?);
+        let seat = self.seats.get(index as usize)?;
+        let permit = |word| Permit::new(word, index, place.entry);
+        match semaphore::try_again(&entry.lock, me, seat) {
+            // As `is_ours`, of an entry at hand.
+            Ok(word) if Meta(entry.meta.load(Relaxed)).generation() == place.generation => Some(permit(word)),
+            Ok(word) | Err(Some(word)) => self.undo(permit(word)),
+            Err(None) => None,
+        }
     }
 
-    /// The same, whichever it is, with a token that is drawn for it; or [`Permit::ENDED`].
-    #[cold]
-    fn acquire_any(&self) -> Permit {
-        self.try_any().unwrap_or(Permit::ENDED)
-    }
-
-    #[inline(always)]
-    fn try_any(&self) -> Option<Permit> {
+    /// Acquires a permit that is free, whichever it is, without a word about the dead, with a token that is drawn for it.
+    pub(crate) fn try_acquire(&self) -> Option<Permit> {
         let code = self.lock.slot_code();
         let place = Place::unpack(self.lock.place.load(Relaxed));
         let home = self.home.load(Relaxed);
@@ -224,16 +211,17 @@ impl SharedSemaphore {
         let (position, word) = permits.try_acquire(Slot::own(code), hint, run, wake_next)?;
         let permit = Permit::new(word, (first + position) as u32, place.entry);
         if !self.lock.is_ours(place) {
-            self.undo(permit);
-            return None;
+            return self.undo(permit);
         }
         self.keep_hint(place, permit);
         Some(permit)
     }
 
     #[cold]
-    fn undo(&self, permit: Permit) {
+    #[inline(never)]
+    fn undo(&self, permit: Permit) -> Option<Permit> {
         self.release(permit);
+        None
     }
 
     /// Whether nobody else drew a token for so long that it is worth a run: a run costs more of them than it is good for, and they
@@ -408,8 +396,8 @@ impl SharedSemaphore {
             return false;
         }
         let Some(seat) = self.seats.get(permit.seat() as usize) else { return false };
-        let entry = self.lock.entry(permit.entry());
-        semaphore::release_lightly(seat, &entry.bell, permit.word, |rung| self.call(entry, permit, rung)).is_ok()
+        let Some(entry) = self.lock.entries.get(permit.entry() as usize) else { return false };
+        semaphore::release_lightly(seat, &entry.bell, permit.word, move |rung| self.call(entry, permit, rung)).is_ok()
     }
 
     /// As [`release`](Self::release), by a compare-and-swap.

@@ -134,6 +134,7 @@ impl Bell {
     }
 
     #[cold]
+    #[inline(never)]
     fn ring_loud(&self, wake: impl FnOnce(&AtomicU32)) {
         self.rung.fetch_add(1, SeqCst);
         wake(&self.rung);

@@ -435,6 +435,7 @@ impl LockWords {
 
     /// Invariant 9: as if the word had been freed by a compare-and-swap.
     #[cold]
+    #[inline(never)]
     fn wake_after_store(&self, freed: OwnerWord, wake: impl FnMut(&AtomicU64) -> bool) {
         full_fence();
         let sleepers = self.sleepers.load(SeqCst);

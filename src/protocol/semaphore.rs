@@ -136,22 +136,27 @@ fn enter(seat: &Seat, seen: OwnerWord, held: OwnerWord) -> Option<OwnerWord> {
     Some(held)
 }
 
-impl Permits<'_> {
-    /// Acquires the permit of this seat again, if it has a token of the run that was drawn last.
-    #[inline(always)]
-    pub(crate) fn try_again(self, me: Slot, seat: &Seat, wake: impl FnOnce(&AtomicU32)) -> Option<OwnerWord> {
-        let seen = OwnerWord(seat.owner.load(Relaxed));
-        let (held, gate) = seen.enter_next(me)?;
-        let word = enter(seat, seen, held)?;
-        // Not before: nothing depends on what the gate was then, and a load less to wait for makes it quicker.
-        match self.gate_now() == gate {
-            true => Some(word),
-            false => self.undo(seat, word, wake),
-        }
-    }
+/// Acquires the permit of this seat again, if it has a token of the run that was drawn last. `Err(Some(_))`: taken, and to be given back at once.
+#[inline(always)]
+pub(crate) fn try_again(gate: &LockWords, me: Slot, seat: &Seat) -> Result<OwnerWord, Option<OwnerWord>> {
+    let seen = OwnerWord(seat.owner.load(Relaxed));
+    let (held, drawn) = seen.enter_next(me).ok_or(None)?;
+    let word = enter(seat, seen, held).ok_or(None)?;
+    // Not before: nothing depends on what the gate was then, and a load less to wait for makes it quicker.
+    if look_at_gate(gate) == drawn { Ok(word) } else { Err(Some(word)) }
+}
 
+/// The gate, for whoever took a seat.
+#[inline(always)]
+fn look_at_gate(gate: &LockWords) -> OwnerWord {
+    total_order();
+    // SeqCst: invariant 2.
+    OwnerWord(gate.owner.load(SeqCst))
+}
+
+impl Permits<'_> {
     /// Acquires one permit, if that is possible without waiting and without a word about the dead: where it is, and its word. `hint` is where
-    /// to look first; with `run`, it will be tried [again](Self::try_again).
+    /// to look first; with `run`, it will be tried [again](try_again).
     #[inline(always)]
     pub(crate) fn try_acquire(
         self,
@@ -165,7 +170,7 @@ impl Permits<'_> {
             Some(word) => (hint, word),
             None => self.take_another(me, hint, token)?,
         };
-        match self.gate_now().is_free() {
+        match look_at_gate(self.gate).is_free() {
             true => Some((position, word)),
             false => self.undo(&self.seats[position], word, wake),
         }
@@ -174,14 +179,6 @@ impl Permits<'_> {
     #[cold]
     fn take_another(self, me: Slot, hint: usize, token: OwnerWord) -> Option<(usize, OwnerWord)> {
         self.from(hint).find_map(|position| Some((position, take(&self.seats[position], me, token)?)))
-    }
-
-    /// The gate, for whoever took a seat.
-    #[inline(always)]
-    fn gate_now(self) -> OwnerWord {
-        total_order();
-        // SeqCst: invariant 2.
-        OwnerWord(self.gate.owner.load(SeqCst))
     }
 
     #[cold]

@@ -25,10 +25,12 @@ pub(super) trait Algorithm: Copy + Send + Sync + 'static {
         (hint, run): (usize, bool),
         wake: &dyn Fn(&AtomicU32),
     ) -> Option<(usize, OwnerWord)> {
-        match permits.try_again(me, &permits.seats[hint], wake) {
-            Some(word) => Some((hint, word)),
-            None => permits.try_acquire(me, hint, run, wake),
+        match semaphore::try_again(permits.gate, me, &permits.seats[hint]) {
+            Ok(word) => return Some((hint, word)),
+            Err(Some(word)) => drop(semaphore::release(&permits.seats[hint], permits.bell, word, wake)),
+            Err(None) => {}
         }
+        permits.try_acquire(me, hint, run, wake)
     }
 
     /// The gate's word when so many tokens were drawn there, and the first of them.
