@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -141,23 +142,17 @@ impl<T> RwLock<T> {
 
     #[inline(always)]
     pub(super) fn acquire_read(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockReadGuard<'_>> {
-        let read = match self.0.read_fast() {
-            Some(reading) => Read { lock: &self.0, reading, told: None, stamped: AtomicBool::new(false) },
-            None => Read::waited(&self.0, self.0.read(fork::thread(), deadline())?),
+        let read = match self.0.read_by_line() {
+            Some(reading) => Read::waited(&self.0, (reading, None)),
+            None => Read::waited(&self.0, self.0.read_slowly(deadline)?),
         };
         Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
     }
 
     pub(super) fn acquire_read_owned(&self, deadline: Deadline) -> Result<OwnedRwLockReadGuard> {
         let lock = self.0.clone();
-        let read = match lock.read_fast() {
-            Some(reading) => Read { lock, reading, told: None, stamped: AtomicBool::new(false) },
-            None => {
-                let waited = lock.read(0, deadline)?;
-                Read::waited(lock, waited)
-            }
-        };
-        Ok(OwnedRwLockReadGuard { read })
+        let waited = lock.read_owned(deadline)?;
+        Ok(OwnedRwLockReadGuard { read: Read::waited(lock, waited) })
     }
 
     #[inline(always)]
@@ -317,14 +312,16 @@ impl<T> fmt::Debug for RwLock<T> {
 pub(super) struct Read<L: Borrow<ReadWrite>> {
     pub(super) lock: L,
     pub(super) reading: Reading,
-    pub(super) told: Option<Box<Abandoned>>,
+    /// By hand, so that dropping a guard that has nothing to tell is short enough to be inlined.
+    pub(super) told: ManuallyDrop<Option<Box<Abandoned>>>,
     /// The time was noted, and is to be forgotten.
     stamped: AtomicBool,
 }
 
 impl<L: Borrow<ReadWrite>> Read<L> {
+    #[inline(always)]
     fn waited(lock: L, (reading, told): (Reading, Option<Box<Abandoned>>)) -> Self {
-        Self { lock, reading, told, stamped: AtomicBool::new(false) }
+        Self { lock, reading, told: ManuallyDrop::new(told), stamped: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> &ReadWrite {
@@ -346,6 +343,7 @@ impl<L: Borrow<ReadWrite>> Read<L> {
 
     /// The reader is a writer now, or still a reader.
     fn upgrade(&mut self, thread: u32, deadline: Deadline) -> Result<(Acquisition, Option<Box<Abandonment>>)> {
+        self.reading = self.lock.borrow().count(self.reading)?;
         let acquisition = self.lock.borrow().upgrade(self.reading, thread, deadline)?;
         self.reading = Reading::ENDED;
         Ok((acquisition, self.told.take().map(|told| Abandonment::told_before(*told))))
@@ -360,11 +358,21 @@ impl<L: Borrow<ReadWrite>> Read<L> {
 impl<L: Borrow<ReadWrite>> Drop for Read<L> {
     #[inline(always)]
     fn drop(&mut self) {
-        if *self.stamped.get_mut() {
-            self.lock.borrow().unstamp_read(self.reading);
+        let (stamped, told) = (*self.stamped.get_mut(), self.told.take());
+        if stamped || told.is_some() || !self.lock.borrow().release_by_line(self.reading) {
+            end_read(self.lock.borrow(), self.reading, stamped, told);
         }
-        self.lock.borrow().release_read(self.reading);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn end_read(lock: &ReadWrite, reading: Reading, stamped: bool, told: Option<Box<Abandoned>>) {
+    if stamped {
+        lock.unstamp_read(reading);
+    }
+    lock.release_read(reading);
+    drop(told);
 }
 
 /// A read-write lock that is held for reading, until this is dropped. It stays in the thread that acquired it.
@@ -548,7 +556,7 @@ impl<'a> RwLockWriteGuard<'a> {
         match self.hold.lock.downgrade(self.hold.acquisition) {
             Ok(reading) => {
                 self.hold.end_elsewhere();
-                let read = Read { lock: self.hold.lock, reading, told: None, stamped: AtomicBool::new(false) };
+                let read = Read::waited(self.hold.lock, (reading, None));
                 Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
             }
             Err(error) => Err(Refused { guard: self, error }),
@@ -564,7 +572,7 @@ impl OwnedRwLockWriteGuard {
             Ok(reading) => {
                 self.hold.end_elsewhere();
                 Ok(OwnedRwLockReadGuard {
-                    read: Read { lock: self.hold.lock.clone(), reading, told: None, stamped: AtomicBool::new(false) },
+                    read: Read::waited(self.hold.lock.clone(), (reading, None)),
                 })
             }
             Err(error) => Err(Refused { guard: self, error }),

@@ -120,19 +120,28 @@ impl Reading<'_> {
 
     /// All processes that read.
     fn readers(&self, entry: &Entry, wait: &Sleeper, each: &mut impl FnMut(Party, u64)) -> Option<Needs> {
-        for cell in self.space.segment.cells_of(entry) {
-            let seen = cell.ok()?.look();
+        let segment = &self.space.segment;
+        let generation = Meta(entry.meta.load(Relaxed)).generation();
+        let party = |seen: Cell| {
+            let Owner::Held(slot) = seen.owner() else { return None };
+            let incarnation = segment.incarnation(slot)?;
+            seen.is_with(Cell::of(slot, incarnation)).then_some(Party { slot, incarnation, thread: 0 })
+        };
+        for cell in segment.cells_of(entry) {
+            let cell = cell.ok()?;
+            // Whoever wants to go on as a writer does not read by a line.
+            let lent = cell.lent();
+            if segment.reads_by_line(lent, generation)?.0 > 0 {
+                each(party(lent)?, lent.0);
+            }
+            let seen = cell.look();
             if seen.is_idle() {
                 continue;
             }
-            let (Owner::Held(slot), Some(readers)) = (seen.owner(), seen.readers()) else { return None };
-            let incarnation = self.space.segment.incarnation(slot)?;
-            if !seen.is_with(Cell::of(slot, incarnation)) {
-                return None;
-            }
-            let is_own = wait.own == OWN_READER && (slot, incarnation) == (wait.slot, wait.incarnation);
+            let (party, readers) = (party(seen)?, seen.readers()?);
+            let is_own = wait.own == OWN_READER && (party.slot, party.incarnation) == (wait.slot, wait.incarnation);
             if !is_own || readers > 1 {
-                each(Party { slot, incarnation, thread: 0 }, seen.0);
+                each(party, seen.0);
             }
         }
         Some(Needs::All)

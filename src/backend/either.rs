@@ -263,18 +263,33 @@ impl ReadWrite {
     }
 
     #[inline(always)]
-    pub(crate) fn read_fast(&self) -> Option<Reading> {
+    pub(crate) fn read_by_line(&self) -> Option<Reading> {
         match self {
-            Self::Segment(lock) => lock.read_fast(),
+            Self::Segment(lock) => lock.read_by_line(),
             Self::Files(_) => None,
         }
     }
 
+    /// Reads, waiting until what `deadline` says, which is asked if it has to wait.
     #[cold]
-    pub(crate) fn read(&self, thread: u32, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
+    pub(crate) fn read_slowly(&self, deadline: impl FnOnce() -> Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
         match self {
-            Self::Segment(lock) => lock.read(thread, deadline),
-            Self::Files(lock) => lock.read(thread, deadline),
+            Self::Segment(lock) => match lock.read_fast() {
+                Some(reading) => Ok((reading, None)),
+                None => lock.read(fork::thread(), deadline()),
+            },
+            Self::Files(lock) => lock.read(fork::thread(), deadline()),
+        }
+    }
+
+    /// The same, of no thread, and never by a line.
+    pub(crate) fn read_owned(&self, deadline: Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
+        match self {
+            Self::Segment(lock) => match lock.read_fast() {
+                Some(reading) => Ok((reading, None)),
+                None => lock.read(0, deadline),
+            },
+            Self::Files(lock) => lock.read(0, deadline),
         }
     }
 
@@ -290,6 +305,21 @@ impl ReadWrite {
     }
 
     #[inline(always)]
+    pub(crate) fn release_by_line(&self, reading: Reading) -> bool {
+        match self {
+            Self::Segment(lock) => lock.release_by_line(reading),
+            Self::Files(_) => false,
+        }
+    }
+
+    /// Has a reader by a line counted as all others are.
+    pub(crate) fn count(&self, reading: Reading) -> Result<Reading> {
+        match self {
+            Self::Segment(lock) => lock.count(reading),
+            Self::Files(_) => Ok(reading),
+        }
+    }
+
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
         match self {
             Self::Segment(lock) => lock.release_read(reading),

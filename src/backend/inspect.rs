@@ -75,24 +75,35 @@ pub(super) fn holders_of_rwlock(segment: &Segment, me: &Identity, own: u16, entr
     if word.is_held() && entry.state.load(Relaxed) == word.epoch() {
         return Ok(holder_of(segment, me, own, &entry.lock, Some(&entry.since)).into_iter().collect());
     }
-    let mut holders: Vec<(Slot, Holder)> = Vec::new();
+    let generation = Meta(entry.meta.load(Relaxed)).generation();
+    let mut readings = Vec::new();
     for cell in segment.cells_of(entry) {
         let cell = cell?;
+        let lent = cell.lent();
+        if let Some((readers @ 1.., Some(line))) = segment.reads_by_line(lent, generation) {
+            readings.push((lent, readers, &line.since));
+        }
         let seen = cell.look();
-        let (Owner::Held(slot), Some(readers @ 1..)) = (seen.owner(), seen.readers()) else { continue };
+        if let Some(readers @ 1..) = seen.readers() {
+            readings.push((seen, readers.into(), &cell.since));
+        }
+    }
+    let mut holders: Vec<(Slot, Holder)> = Vec::new();
+    for (seen, readers, since) in readings {
+        let Owner::Held(slot) = seen.owner() else { continue };
         let Some(them) = segment.participant(slot) else { continue };
         let is_dead = || slot.code() != own && matches!(segment.judge(slot, &them, me), Life::Dead(_));
         if !seen.is_with(Cell::of(slot, them.incarnation)) || is_dead() {
             continue;
         }
         match holders.iter_mut().find(|(of, _)| *of == slot) {
-            // A process may have several cells.
-            Some((_, holder)) => holder.readers += u32::from(readers),
+            // A process may have several cells, and lines.
+            Some((_, holder)) => holder.readers += readers,
             None => {
-                let held = stamp::read_plain(cell.since.load(Relaxed));
+                let held = stamp::read_plain(since.load(Relaxed));
                 let written = OwnerWord::free_at(entry.state.load(Relaxed) & OwnerWord::MAX_EPOCH);
                 let holder = holder(segment, me, slot, &them, written, held);
-                holders.push((slot, Holder { readers: readers.into(), ..holder }));
+                holders.push((slot, Holder { readers, ..holder }));
             }
         }
     }
@@ -366,10 +377,15 @@ impl State {
             },
             Owner::Damaged => state.damage = Some(format!("{word:?}")),
         }
+        let generation = Meta(entry.meta.load(Relaxed)).generation();
         for cell in segment.cells_of(entry).filter_map(|cell| cell.ok()) {
-            let seen = cell.look();
-            if seen.readers().is_none() || seen.owner() == Owner::Damaged {
-                state.damage = Some(format!("its readers cannot be counted: {:#x}", seen.0));
+            for seen in [cell.look(), cell.lent()] {
+                if seen.readers().is_none() || seen.owner() == Owner::Damaged {
+                    state.damage = Some(format!("its readers cannot be counted: {:#x}", seen.0));
+                }
+            }
+            if segment.reads_by_line(cell.lent(), generation).is_none() {
+                state.damage = Some("its readers cannot be counted: a line by which it is read is damaged".into());
             }
         }
         state

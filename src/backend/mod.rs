@@ -9,6 +9,7 @@
 
 pub(crate) mod barrier;
 mod bell;
+mod by_line;
 pub(crate) mod cancel;
 pub(crate) mod condvar;
 pub(crate) mod data;

@@ -2,14 +2,17 @@
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
+use super::by_line::Lines;
 use super::inspect;
 use super::lock::{Abandonment, Acquisition, SharedLock, Spec};
 use super::shared::SharedSpace;
 use super::wait::{Refusal, Wait, Waiting, give_way, stamp, wake_all};
 use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Deadline, Monotonic};
+use crate::os::fence as membarrier;
 use crate::os::map::Table;
 use crate::protocol::mutex::Failure;
 use crate::protocol::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
@@ -38,6 +41,9 @@ impl Reading {
     /// Instead of one that was ended: there is no such cell.
     pub(crate) const ENDED: Self = Self { cell: u32::MAX, entry: 0 };
 
+    /// Instead of a cell: it reads by the line of its handle.
+    const LINE: u32 = u32::MAX - 1;
+
     /// Of a lock file: the number by which the process knows what it has locked.
     pub(super) fn of_file(number: u32) -> Self {
         Self { cell: number, entry: 0 }
@@ -59,11 +65,19 @@ pub(crate) struct SharedRwLock {
     cells: Table<ReaderCell>,
     /// The cell this process had the last time (high half), of the name that had its entry in that generation (low half).
     mine: AtomicU64,
+    lines: Lines,
 }
 
 impl Clone for SharedRwLock {
     fn clone(&self) -> Self {
-        Self { lock: self.lock.clone(), cells: self.cells.clone(), mine: AtomicU64::new(self.mine.load(Relaxed)) }
+        let mine = AtomicU64::new(self.mine.load(Relaxed));
+        Self { lock: self.lock.clone(), cells: self.cells.clone(), mine, lines: Lines::default() }
+    }
+}
+
+impl Drop for SharedRwLock {
+    fn drop(&mut self) {
+        self.lines.end(&self.lock.space, &self.cells);
     }
 }
 
@@ -79,6 +93,12 @@ impl core::borrow::Borrow<SharedLock> for &SharedRwLock {
     }
 }
 
+/// Who cannot make heavy fences has no part in read-write locks of a space whose maker could: readers may be there that are only seen with one.
+fn no_fence(space: &SharedSpace) -> Error {
+    let refused = io::Error::new(ErrorKind::PermissionDenied, "membarrier(2) is not allowed here, but was to whoever made the space");
+    Error::system("use the read-write locks of", space.segment.space(), refused)
+}
+
 #[inline(always)]
 fn words(entry: &Entry) -> ReadWrite<'_> {
     ReadWrite { gate: &entry.lock, bell: &entry.bell, written: &entry.state }
@@ -87,9 +107,12 @@ fn words(entry: &Entry) -> ReadWrite<'_> {
 impl SharedRwLock {
     pub(crate) fn new(space: &Arc<SharedSpace>, spec: Spec) -> Result<Self> {
         let lock = SharedLock::new(space, spec)?;
+        if space.segment.has_fences() && !membarrier::is_there() {
+            return Err(no_fence(space));
+        }
         // Of no generation that the name has now: the first reader goes the long way and finds its cell.
         let mine = AtomicU64::new(u64::from(!Place::unpack(lock.place.load(Relaxed)).generation));
-        Ok(Self { lock, cells: space.segment.cells.clone(), mine })
+        Ok(Self { lock, cells: space.segment.cells.clone(), mine, lines: Lines::default() })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -108,8 +131,13 @@ impl SharedRwLock {
         me.slot().map(|slot| Cell::of(slot, me.incarnation()))
     }
 
-    /// Reads if nobody writes or wants to, without a word about the dead.
+    /// Reads if nobody writes or wants to, and this thread has read much by this handle.
     #[inline(always)]
+    pub(crate) fn read_by_line(&self) -> Option<Reading> {
+        self.lines.try_read(&self.lock.me).map(|entry| Reading { cell: Reading::LINE, entry })
+    }
+
+    /// Reads if nobody writes or wants to, without a word about the dead.
     pub(crate) fn read_fast(&self) -> Option<Reading> {
         let place = Place::unpack(self.lock.place.load(Relaxed));
         let mine = self.mine.load(Relaxed);
@@ -121,6 +149,7 @@ impl SharedRwLock {
         let entry = self.lock.entry(place.entry);
         match words(entry).try_read(cell, me, wake_all) {
             Ok(Door::Open(word)) if !word.is_abandoned() && self.lock.is_ours(place) => {
+                self.lines.counted(word, || self.lines.open(&self.lock.space, place, number, cell));
                 Some(Reading { cell: number, entry: place.entry })
             }
             Ok(Door::Open(_)) => {
@@ -174,7 +203,7 @@ impl SharedRwLock {
             Ok(Reading { cell: number, entry: gate.entry })
         };
         loop {
-            let (mut free, mut idle) = (None, None);
+            let (mut free, mut idle) = (None, Vec::new());
             for number in segment.cell_numbers(entry) {
                 let number = number?;
                 let Some(cell) = self.cells.get(number as usize) else { continue };
@@ -183,18 +212,21 @@ impl SharedRwLock {
                     Err(NotCounted::Full) => continue,
                     Err(NotCounted::NotMine) => {}
                 }
-                let seen = cell.look();
-                if seen == Cell(0) {
+                let (seen, lent) = (cell.look(), cell.lent());
+                if seen == Cell(0) && lent == Cell(0) {
                     free = free.or(Some((number, seen)));
                 } else if seen.is_idle() {
-                    idle = idle.or(Some((number, seen)));
+                    idle.push((number, seen));
                 }
             }
             let chosen = match free {
                 Some(free) => Some(free),
                 None if space.under_names(|_| segment.add_cells(gate.entry))? => continue,
                 // No room for more: one of somebody who does not read now, and will look for another when it does.
-                None => idle,
+                None => idle.into_iter().find(|(number, _)| {
+                    let cell = &self.cells[*number as usize];
+                    segment.take_lines_back(cell, place.generation, membarrier::heavy)
+                }),
             };
             let Some((number, seen)) = chosen else {
                 // The rest may be kept by the dead.
@@ -236,7 +268,8 @@ impl SharedRwLock {
     /// Whether no cell has readers, nor is damaged.
     #[inline]
     fn nobody_reads(&self, gate: Acquisition) -> bool {
-        self.lock.space.segment.all_cells(self.lock.entry(gate.entry), |cell| cell.look().is_idle())
+        let segment = &self.lock.space.segment;
+        segment.all_cells(self.lock.entry(gate.entry), |cell| segment.is_quiet(cell))
     }
 
     #[cold]
@@ -285,13 +318,8 @@ impl SharedRwLock {
         let wait = Wait::new(space, Target::Bell(self.lock.place_of(gate)), waiting);
         // While we have the word there are no new cells.
         let cells = segment.cells_of(entry).collect::<Result<Vec<_>>>()?;
-        let is_current = |cell: Cell| match cell.owner() {
-            Owner::Held(slot) => {
-                segment.incarnation(slot).is_some_and(|incarnation| cell.is_with(Cell::of(slot, incarnation)))
-            }
-            _ => false,
-        };
-        let drained = words(entry).drain(&wait, gate.word, || cells.iter().copied(), own, is_current);
+        let are = segment.readers(self.lock.place_of(gate).generation);
+        let drained = words(entry).drain(&wait, gate.word, || cells.iter().copied(), own, &are);
         if drained.is_ok()
             && let Some(slot) = wait.dead()
         {
@@ -306,10 +334,11 @@ impl SharedRwLock {
                 waited: Monotonic::now().since(started),
             },
             Blocked::Refused(refusal) => wait.explain(Failure::Refused(refusal), &self.lock.spec.name),
-            Blocked::Damaged(cell) => {
-                let what = format!("the readers of \"{}\" cannot be counted: {:#x}", self.name(), cell.0);
+            Blocked::Damaged(word) => {
+                let what = format!("the readers of \"{}\" cannot be counted: {word:#x}", self.name());
                 Error::damaged(&segment.path, what)
             }
+            Blocked::NoFence => no_fence(space),
         })
     }
 
@@ -382,14 +411,45 @@ impl SharedRwLock {
         Error::Lost { name: self.lock.spec.name.clone(), token: self.token_of(reading) }
     }
 
-    /// Takes a reader off; `false` if it is another process's, or there is none any more. To be called once for each.
+    /// Has a reader by a line counted in a cell, as all others are.
+    pub(crate) fn count(&self, reading: Reading) -> Result<Reading> {
+        if reading.cell != Reading::LINE {
+            return Ok(reading);
+        }
+        let found = self.lines.cell(&self.lock.me).and_then(|cell| Some((cell, self.me()?)));
+        let Some((cell, me)) = found.filter(|_| self.is_reading(reading)) else { return Err(self.lost_reading(reading)) };
+        // It lends the line, so it is ours.
+        if self.cells[cell as usize].count(me).is_err() {
+            let what = format!("one reader more of \"{}\" cannot be counted", self.name());
+            return Err(Error::damaged(&self.lock.space.segment.path, what));
+        }
+        self.lines.leave(&self.lock.me);
+        Ok(Reading { cell, ..reading })
+    }
+
+    /// Takes a reader by a line off, if it is one; whether it did.
     #[inline(always)]
+    pub(crate) fn release_by_line(&self, reading: Reading) -> bool {
+        reading.cell == Reading::LINE && self.lines.leave(&self.lock.me)
+    }
+
+    /// Takes a reader off; `false` if it is another process's, or there is none any more. To be called once for each.
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
+        if reading.cell == Reading::LINE {
+            let left = self.lines.leave(&self.lock.me);
+            if !left {
+                self.lines.leave_damaged(&self.lock.me);
+            }
+            return left;
+        }
         let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
         words(self.lock.entry(reading.entry)).leave(cell, me, wake_all)
     }
 
     pub(crate) fn is_reading(&self, reading: Reading) -> bool {
+        if reading.cell == Reading::LINE {
+            return self.lines.since(&self.lock.me).is_some();
+        }
         let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
         let seen = cell.look();
         seen.is_with(me) && !seen.is_idle()
@@ -404,15 +464,22 @@ impl SharedRwLock {
     /// Takes that back, when whoever noted it ends.
     #[cold]
     pub(crate) fn unstamp_read(&self, reading: Reading) {
-        if self.is_reading(reading) {
-            self.cells[reading.cell as usize].since.store(0, Relaxed);
+        if let Some(since) = self.since(reading) {
+            since.store(0, Relaxed);
         }
     }
 
     /// Notes the time as that at which this process began to read.
     pub(crate) fn stamp_read(&self, reading: Reading) {
-        if self.is_reading(reading) {
-            self.cells[reading.cell as usize].since.store(stamp::plain(Monotonic::now()), Relaxed);
+        if let Some(since) = self.since(reading) {
+            since.store(stamp::plain(Monotonic::now()), Relaxed);
+        }
+    }
+
+    fn since(&self, reading: Reading) -> Option<&AtomicU64> {
+        match reading.cell {
+            Reading::LINE => self.lines.since(&self.lock.me),
+            cell => self.is_reading(reading).then(|| &self.cells[cell as usize].since),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Locks in a mapped segment: owner words, a futex to wait on, and the oracle for the dead.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use core::sync::atomic::{AtomicBool, AtomicU64, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::os::identity::Identity;
 use crate::os::liveness::Life;
 use crate::os::lock_file;
 use crate::protocol::mutex::LockWords;
+use crate::protocol::reader::LINES;
 use crate::protocol::recovery;
 use crate::protocol::word::{Me, OwnerWord, Slot};
 use crate::report::Usage;
@@ -93,6 +94,8 @@ pub(crate) struct SharedSpace {
     lifeline: Mutex<Option<KeptFile>>,
     /// A parent was in the space, and forked us: there may be guards of its.
     inherited: AtomicBool,
+    /// Which of our lines for reading are lent, a bit each.
+    lent_lines: AtomicU32,
     /// Of us, what judging others needs; a child may live in other namespaces.
     namespaces: [AtomicU64; 3],
     /// By slot: low half of the incarnation (high half) and when it was last judged alive (milliseconds, low half).
@@ -133,6 +136,7 @@ impl SharedSpace {
                     membership: Mutex::new(None),
                     lifeline: Mutex::new(None),
                     inherited: AtomicBool::new(false),
+                    lent_lines: AtomicU32::new(0),
                     namespaces: Default::default(),
                     judged,
                     check_interval,
@@ -163,6 +167,7 @@ impl SharedSpace {
             mine.store(mark, Relaxed);
         }
         fork::forget_thread();
+        self.lent_lines.store(0, Relaxed);
         self.me.set(Me::new(joined.slot, joined.incarnation).0);
         *membership = Some(joined);
         Ok(())
@@ -200,6 +205,17 @@ impl SharedSpace {
                 self.me.set(Me(self.me.get()).lightly().0);
             }
         }
+    }
+
+    /// A line of ours that is not lent.
+    pub(super) fn take_line(&self) -> Option<u32> {
+        let free = |lent: u32| (lent.trailing_ones() < LINES).then(|| lent.trailing_ones());
+        // Relaxed: whoever gives one back has nothing to tell of it; it is cleared before it is lent.
+        self.lent_lines.fetch_update(Relaxed, Relaxed, |lent| free(lent).map(|line| lent | 1 << line)).ok().and_then(free)
+    }
+
+    pub(super) fn give_line_back(&self, line: u32) {
+        self.lent_lines.fetch_and(!(1 << line), Relaxed);
     }
 
     fn slot_code(&self) -> u16 {

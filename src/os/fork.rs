@@ -150,6 +150,12 @@ pub(crate) fn thread() -> u32 {
     }
 }
 
+/// The same if this thread was asked for it before; 0 if not.
+#[inline(always)]
+pub(crate) fn known_thread() -> u32 {
+    THREAD.try_with(Cell::get).unwrap_or(0)
+}
+
 /// The kernel's thread id in an id made by [`thread`].
 pub(crate) fn kernel_thread(thread: u32) -> u32 {
     thread & KERNEL_THREAD

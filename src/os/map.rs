@@ -95,6 +95,35 @@ impl<T: Shared> Deref for Table<T> {
     }
 }
 
+impl<T: Shared> Table<T> {
+    /// One of the values, by itself.
+    pub(crate) fn spot(&self, index: usize) -> Option<Spot<T>> {
+        self.get(index).map(|value| Spot { value: NonNull::from(value), _map: Arc::clone(&self._map) })
+    }
+}
+
+/// A value of a [`Table`], for whoever wants it often. Keeps the mapping alive.
+#[derive(Debug)]
+pub(crate) struct Spot<T> {
+    value: NonNull<T>,
+    _map: Arc<Mapping>,
+}
+
+// SAFETY: as a table.
+unsafe impl<T: Shared + Sync> Send for Spot<T> {}
+// SAFETY: as a table.
+unsafe impl<T: Shared + Sync> Sync for Spot<T> {}
+
+impl<T: Shared> Deref for Spot<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: it was a reference into the mapping, which lives as long as `_map`; the rest as for a table.
+        unsafe { self.value.as_ref() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::sync::atomic::Ordering::SeqCst;

@@ -9,7 +9,7 @@
 //! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
 //! * [`lease`]: an acquisition that ends by itself.
 //! * [`bell`]: waiting for anything else than an owner word.
-//! * [`rwlock`]: many readers or one writer. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
+//! * [`rwlock`]: many readers or one writer. [`reader`]: a reader by a line of its own. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
 //! * [`barrier`]: members that meet. [`signal`]: what somebody announced to signal. [`ring`]: items in a queue.
 //! * [`deadlock`]: who waits for each other.
 //! * [`claim`]: who holds a lock file alone, whatever is put in its place.
@@ -21,6 +21,7 @@ pub(crate) mod claim;
 pub(crate) mod deadlock;
 pub(crate) mod lease;
 pub(crate) mod mutex;
+pub(crate) mod reader;
 pub(crate) mod recovery;
 pub(crate) mod ring;
 pub(crate) mod rwlock;

@@ -40,12 +40,14 @@
 //!   read.
 //! * If we die: counted, we are dead readers, whom the next writer clears from the cells, or whoever cleans up. With the word, the next one in the queue
 //!   takes over. Between taking ourselves off and the ring, the writer looks again by itself.
+//! * A thread that reads much does so by a line of its own, which its process's cell lends to the lock: see [`reader`](super::reader).
 //! * Not here: which cell is whose (`backend::rwlock`), who is dead (`Host::judge`).
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::bell::Bell;
 use super::mutex::LockWords;
+use super::reader::{ReaderLine, Reads, What};
 use super::word::{Owner, OwnerWord, Slot};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, full_fence, total_order};
@@ -57,7 +59,9 @@ pub(crate) struct ReaderCell {
     pub(crate) word: AtomicU64,
     /// When the first of the present readers was seen: kept by the backend.
     pub(crate) since: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 6],
+    /// Which of the participant's [lines](super::reader) are lent to the lock: as a [`Cell`], with a bit for each where that has its count.
+    pub(crate) lent: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 5],
 }
 
 /// A value of a cell's word.
@@ -116,6 +120,7 @@ impl ReaderCell {
         Self {
             word: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            lent: AtomicU64::new(0),
             reserved: core::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -182,19 +187,107 @@ impl ReaderCell {
         self.word.compare_exchange(seen.0, counted.0, SeqCst, Relaxed).is_ok()
     }
 
-    /// Clears the cell if it is `dead`'s, whatever it held; how many readers there were, or `None` if it was not.
-    pub(crate) fn give_back(&self, dead: Cell) -> Option<u16> {
-        // Acquire: pairs with nothing of the dead one's, whose stores were ordered by the verdict.
-        let mut seen = Cell(self.word.load(Acquire));
-        while seen.is_with(dead) {
-            // SeqCst: the ringer's half, the bell's invariant 1.
-            match self.word.compare_exchange(seen.0, 0, SeqCst, Relaxed) {
-                Ok(_) => return Some(seen.readers().unwrap_or(1)),
+    /// Clears the cell if it is `dead`'s, whatever it held; whether it was.
+    pub(crate) fn give_back(&self, dead: Cell) -> bool {
+        let mut was = false;
+        for word in [&self.word, &self.lent] {
+            // Acquire: pairs with nothing of the dead one's, whose stores were ordered by the verdict.
+            let mut seen = Cell(word.load(Acquire));
+            while seen.is_with(dead) {
+                // SeqCst: the ringer's half, the bell's invariant 1.
+                match word.compare_exchange(seen.0, 0, SeqCst, Relaxed) {
+                    Ok(_) => {
+                        was = true;
+                        break;
+                    }
+                    Err(now) => seen = Cell(now),
+                }
+            }
+        }
+        was
+    }
+
+    pub(crate) fn lent(&self) -> Cell {
+        // SeqCst: invariant 3 of [`reader`](super::reader).
+        Cell(self.lent.load(SeqCst))
+    }
+
+    /// Lends the line with that number of `me`'s. Only for a reader that is counted in the cell; `false`: lines of another participant are.
+    pub(crate) fn lend(&self, me: Cell, number: u32) -> bool {
+        self.change_lent(me, |lines| lines | 1 << number)
+    }
+
+    /// Takes it back, if it is lent.
+    pub(crate) fn end_lending(&self, me: Cell, number: u32) -> bool {
+        self.change_lent(me, |lines| lines & !(1 << number))
+    }
+
+    /// Has it lend nothing any more, if that is still what it lends. Only for who holds the lock's word, when the lines are shut and nobody reads by them.
+    pub(crate) fn clear_lent(&self, lent: Cell) -> bool {
+        self.lent.compare_exchange(lent.0, 0, SeqCst, Relaxed).is_ok()
+    }
+
+    fn change_lent(&self, me: Cell, change: impl Fn(u16) -> u16) -> bool {
+        let mut seen = Cell(self.lent.load(Relaxed));
+        loop {
+            // What is damaged stays so.
+            let lines = match seen {
+                Cell(0) => 0,
+                seen if seen.is_with(me) => match seen.readers() {
+                    Some(lines) => lines,
+                    None => return false,
+                },
+                _ => return false,
+            };
+            let lines = u64::from(change(lines));
+            let lent = if lines == 0 { 0 } else { me.0 | lines | lines << 16 };
+            // SeqCst: before the mark is opened.
+            match self.lent.compare_exchange(seen.0, lent, SeqCst, Relaxed) {
+                Ok(_) => return true,
                 Err(now) => seen = Cell(now),
             }
         }
-        None
     }
+}
+
+/// The lines that are lent by a cell, of those that its participant has; `None` if it cannot be told which.
+pub(crate) fn lent_of(lent: Cell, lines: &[ReaderLine]) -> Option<impl Iterator<Item = &ReaderLine>> {
+    let which = lent.readers()?;
+    Some(lines.iter().enumerate().filter(move |(number, _)| which >> number & 1 != 0).map(|(_, line)| line))
+}
+
+/// Shuts all lines that are lent by `cells`: invariant 3 of [`reader`](super::reader). Only for who has the word, and was in no hurry to lose it. `lines` are those of
+/// the participant in a lent word.
+pub(crate) fn shut_lines<'c, C: Iterator<Item = &'c ReaderCell>>(
+    cells: impl Fn() -> C,
+    lines: impl Fn(Cell) -> &'c [ReaderLine],
+    what: What,
+    heavy_fence: impl FnOnce() -> bool,
+) -> Result<(), NotShut> {
+    let mut are_shut = true;
+    for lent in cells().map(ReaderCell::lent).filter(|lent| !lent.is_idle()) {
+        are_shut &= lent_of(lent, lines(lent)).ok_or(NotShut::Damaged(lent))?.all(ReaderLine::is_shut);
+    }
+    if are_shut {
+        return Ok(());
+    }
+    if !heavy_fence() {
+        return Err(NotShut::NoFence);
+    }
+    // Also those that were opened since: their readers are counted in the cells now.
+    for lent in cells().map(ReaderCell::lent).filter(|lent| !lent.is_idle()) {
+        lent_of(lent, lines(lent)).ok_or(NotShut::Damaged(lent))?.for_each(|line| line.shut(what));
+    }
+    Ok(())
+}
+
+/// Why lines that are lent are not all shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotShut {
+    /// No heavy fence can be made here.
+    NoFence,
+    /// A cell says what cannot be.
+    Damaged(Cell),
 }
 
 /// Why a reader could not be counted in a cell.
@@ -218,8 +311,10 @@ pub(crate) enum Door {
 /// Why a writer cannot go in.
 #[derive(Debug)]
 pub(crate) enum Blocked<Refusal> {
-    /// A cell says what cannot be.
-    Damaged(Cell),
+    /// A cell, or a line, says what cannot be.
+    Damaged(u64),
+    /// Others read by lines, and no heavy fence can be made here.
+    NoFence,
     Refused(Refusal),
 }
 
@@ -268,31 +363,47 @@ impl ReadWrite<'_> {
         self.leave(cell, me, wake)
     }
 
-    /// Waits until nobody reads by any of `cells`, and goes in as the writer of `mine`, which the caller has the word with. `own`: a cell of
-    /// the caller's by which it reads itself, as the only one in the end. `is_current` says whether a cell is of the participant that is in its slot
-    /// now.
+    /// Waits until nobody reads by any of `cells`, or by the lines that they lend, and goes in as the writer of `mine`, which the caller has the word with. `own`: a
+    /// cell of the caller's by which it reads itself, as the only one in the end. `are` says of whom cells and lines are.
     pub(crate) fn drain<'c, H: Host, C: Iterator<Item = &'c ReaderCell>>(
         self,
         host: &H,
         mine: OwnerWord,
         cells: impl Fn() -> C,
         own: Option<&ReaderCell>,
-        is_current: impl Fn(Cell) -> bool,
+        are: &Readers<impl Fn(Cell) -> bool, impl Fn(Cell) -> &'c [ReaderLine]>,
     ) -> Result<(), Blocked<H::Refusal>> {
-        let Owner::Held(me) = mine.owner() else { return Err(Blocked::Damaged(Cell(mine.0))) };
+        let Owner::Held(me) = mine.owner() else { return Err(Blocked::Damaged(mine.0)) };
         // The word was taken with any order: invariant 1, the writer's half.
         full_fence();
+        let lends = cells().any(|cell| !cell.lent().is_idle());
+        shut_lines(&cells, &are.lines, are.what, || host.heavy_fence()).map_err(|not_shut| match not_shut {
+            NotShut::NoFence => Blocked::NoFence,
+            NotShut::Damaged(cell) => Blocked::Damaged(cell.0),
+        })?;
         let look = || {
             for cell in cells() {
-                match look_at(host, me, cell, own, &is_current) {
-                    Reading::Nobody => {}
-                    Reading::Somebody => return None,
-                    Reading::Damaged(seen) => return Some(Err(Blocked::Damaged(seen))),
+                let counted = |seen: Cell| match seen.readers() {
+                    Some(1) if own.is_some_and(|own| core::ptr::eq(own, cell)) => Count::Own,
+                    Some(0) => Count::Nobody,
+                    Some(_) => Count::Somebody,
+                    None => Count::Damaged(seen.0),
+                };
+                let by_line = |seen: Cell| count_lines(seen, (are.lines)(seen), are.what);
+                // Lines first: whoever reads by one may be counted in the cell instead, without an end to its reading.
+                let lines = look_at(host, me, &cell.lent, by_line, are);
+                for reading in [lines, look_at(host, me, &cell.word, counted, are)] {
+                    match reading {
+                        Reading::Nobody => {}
+                        Reading::Somebody => return None,
+                        Reading::Damaged(seen) => return Some(Err(Blocked::Damaged(seen))),
+                    }
                 }
             }
             Some(Ok(()))
         };
-        self.bell.wait_until(host, look).map_err(Blocked::Refused)??;
+        let waited = if lends { self.bell.wait_fenced(host, look) } else { self.bell.wait_until(host, look) };
+        waited.map_err(Blocked::Refused)??;
         self.go_in(mine);
         Ok(())
     }
@@ -305,50 +416,85 @@ impl ReadWrite<'_> {
     }
 }
 
-/// Who reads by one cell.
+/// Of whom cells and lines are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readers<Current, Lines> {
+    /// Whether a cell's word is of the participant that is in its slot now.
+    pub(crate) is_current: Current,
+    /// The lines of the participant in a cell's word.
+    pub(crate) lines: Lines,
+    /// What the lock is to those who read it by a line.
+    pub(crate) what: What,
+}
+
+/// Who reads by one word of a cell.
 enum Reading {
     Nobody,
     Somebody,
-    Damaged(Cell),
+    Damaged(u64),
 }
 
-fn look_at<H: Host>(
+/// What such a word says.
+enum Count {
+    Nobody,
+    Somebody,
+    /// If it is of this process: the caller itself, and nobody else.
+    Own,
+    Damaged(u64),
+}
+
+/// By the lines that are `lent` by a cell.
+fn count_lines(lent: Cell, lines: &[ReaderLine], what: What) -> Count {
+    let Some(mut lent) = lent_of(lent, lines) else { return Count::Damaged(lent.0) };
+    let found = lent.find_map(|line| match line.look(what) {
+        Reads::Nothing => None,
+        Reads::It => Some(Count::Somebody),
+        Reads::Damaged(reads) => Some(Count::Damaged(reads)),
+    });
+    found.unwrap_or(Count::Nobody)
+}
+
+fn look_at<'c, H: Host>(
     host: &H,
     me: Slot,
-    cell: &ReaderCell,
-    own: Option<&ReaderCell>,
-    is_current: &impl Fn(Cell) -> bool,
+    word: &AtomicU64,
+    count: impl Fn(Cell) -> Count,
+    are: &Readers<impl Fn(Cell) -> bool, impl Fn(Cell) -> &'c [ReaderLine]>,
 ) -> Reading {
-    let mut seen = cell.look();
+    // SeqCst, as in `ReaderCell::look`.
+    let mut seen = Cell(word.load(SeqCst));
     loop {
         if seen.is_idle() {
             return Reading::Nobody;
         }
-        let Some(readers) = seen.readers() else { return Reading::Damaged(seen) };
-        let Owner::Held(slot) = seen.owner() else { return Reading::Damaged(seen) };
-        if slot == me && is_current(seen) {
-            let is_own = own.is_some_and(|own| core::ptr::eq(own, cell));
-            return if is_own && readers == 1 { Reading::Nobody } else { Reading::Somebody };
+        let Owner::Held(slot) = seen.owner() else { return Reading::Damaged(seen.0) };
+        let counted = match count(seen) {
+            Count::Nobody => return Reading::Nobody,
+            Count::Damaged(word) => return Reading::Damaged(word),
+            counted => counted,
+        };
+        if slot == me && (are.is_current)(seen) {
+            return if matches!(counted, Count::Own) { Reading::Nobody } else { Reading::Somebody };
         }
         let verdict = host.judge(slot);
         match verdict {
             // Whoever leaves clears its cells first, and a cell names an incarnation: one of nobody's that still stands is damage.
-            _ if !is_current(seen) => {
-                let now = cell.look();
+            _ if !(are.is_current)(seen) => {
+                let now = Cell(word.load(SeqCst));
                 if now == seen {
-                    return Reading::Damaged(seen);
+                    return Reading::Damaged(seen.0);
                 }
                 seen = now;
             }
             Verdict::Alive => return Reading::Somebody,
             Verdict::Dead(_) => {
                 // Invariant 4.
-                match cell.word.compare_exchange(seen.0, 0, SeqCst, SeqCst) {
+                match word.compare_exchange(seen.0, 0, SeqCst, SeqCst) {
                     Ok(_) => return Reading::Nobody,
                     Err(now) => seen = Cell(now),
                 }
             }
-            Verdict::Unregistered => seen = cell.look(),
+            Verdict::Unregistered => seen = Cell(word.load(SeqCst)),
         }
     }
 }

@@ -315,7 +315,7 @@ impl Segment {
         match Kind::from_number(Meta(entry.meta.load(Relaxed)).kind()) {
             Some(Kind::RwLock | Kind::RwLockData) => {
                 for cell in self.cells_of(entry).filter_map(Result::ok) {
-                    any |= cell.give_back(Cell::of(dead, incarnation)).is_some();
+                    any |= cell.give_back(Cell::of(dead, incarnation));
                 }
             }
             Some(Kind::Semaphore | Kind::Barrier | Kind::Latch) => {

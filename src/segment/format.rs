@@ -14,6 +14,7 @@ use crate::os::life;
 use crate::os::map::Shared;
 use crate::protocol::bell::Bell;
 use crate::protocol::mutex::LockWords;
+use crate::protocol::reader::{LINES, ReaderLine};
 use crate::protocol::rwlock::ReaderCell;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{OwnerWord, Slot};
@@ -65,7 +66,8 @@ pub(crate) struct Header {
     pub(crate) extents_size: u64,
     /// Permission bits of the file.
     pub(crate) mode: u32,
-    pub(crate) reserved: u32,
+    /// 1: whoever made it can make heavy fences, so that all who use its read-write locks have to.
+    pub(crate) fences: u32,
     /// What every token of this space is above: nanoseconds since 1970 when it was created.
     pub(crate) token_base: u64,
     /// A digest of the inodes of the file and of its directory: a copy, or a segment of another space, is not this one.
@@ -84,6 +86,8 @@ pub(crate) struct Choice {
     /// Bytes of the extents.
     pub(crate) extents: u64,
     pub(crate) mode: u32,
+    /// Whether heavy fences can be made here.
+    pub(crate) fences: bool,
 }
 
 /// Why bytes are not a segment we can use.
@@ -115,6 +119,7 @@ impl Header {
             names: choice.names,
             extents_size: choice.extents.next_multiple_of(PAGE),
             mode: choice.mode,
+            fences: choice.fences.into(),
             token_base,
             place,
             ..Self::zeroed()
@@ -148,6 +153,12 @@ impl Header {
     pub(crate) fn life_at(&self, slot: Slot) -> u64 {
         let slot = u64::from(slot.index());
         self.lives_at() + slot / life::WORDS * PAGE + life::word_at(slot % life::WORDS)
+    }
+
+    /// Where the lines of that slot are by which it reads: in the same page.
+    pub(crate) fn reader_lines_at(&self, slot: Slot) -> u64 {
+        let slot = u64::from(slot.index());
+        self.lives_at() + slot / life::WORDS * PAGE + slot % life::WORDS * READER_LINES_LEN
     }
 
     /// How many units the extents have.
@@ -233,6 +244,9 @@ pub(crate) struct Globals {
     pub(crate) light: AtomicU32,
     pub(crate) reserved: [AtomicU32; 16],
 }
+
+/// The length of the lines by which one participant reads.
+pub(crate) const READER_LINES_LEN: u64 = LINES as u64 * size_of::<ReaderLine>() as u64;
 
 /// In a record's flags: there is a page for its life word.
 pub(crate) const HAS_LIFE: u64 = 1;
@@ -334,6 +348,8 @@ unsafe impl Shared for Line {}
 unsafe impl Shared for Seat {}
 // SAFETY: as above.
 unsafe impl Shared for ReaderCell {}
+// SAFETY: as above.
+unsafe impl Shared for ReaderLine {}
 
 const _: () = {
     use core::mem::offset_of;
@@ -345,6 +361,7 @@ const _: () = {
     assert!(size_of::<Waiter>() == 64);
     assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64 && offset_of!(Entry, extents) == 192);
     assert!(size_of::<Seat>() == 16 && size_of::<ReaderCell>() == 64 && size_of::<Line>() == 64);
+    assert!(size_of::<ReaderLine>() == 64 && life::WORDS * READER_LINES_LEN <= life::word_at(0));
     assert!(UNIT.is_multiple_of(size_of::<Line>() as u64));
 };
 
@@ -401,7 +418,7 @@ pub(crate) fn load_printable<const N: usize>(words: &[AtomicU64; N]) -> String {
 mod tests {
     use super::*;
 
-    const CHOICE: Choice = Choice { participants: 1024, names: 4096, extents: 2 << 20, mode: 0o600 };
+    const CHOICE: Choice = Choice { participants: 1024, names: 4096, extents: 2 << 20, mode: 0o600, fences: false };
 
     fn header() -> Header {
         Header::new(CHOICE, 1_795_000_000_000_000_000, 77)
@@ -457,7 +474,7 @@ mod tests {
 
     #[test]
     fn the_largest_space_fits_the_arithmetic() {
-        let choice = Choice { participants: Slot::MAX, names: 1 << 24, extents: MOST_EXTENTS, mode: 0o600 };
+        let choice = Choice { participants: Slot::MAX, names: 1 << 24, extents: MOST_EXTENTS, mode: 0o600, fences: true };
         let header = Header::new(choice, 0, 0);
         assert_eq!(Header::read(bytemuck::bytes_of(&header), header.size), Ok(header));
     }
@@ -500,10 +517,10 @@ mod tests {
     #[test]
     fn the_prose_says_where_every_field_is() {
         assert_described!("Header", Header: magic version byte_order word_bits backend size participants waiters names
-            index_cells participants_at waiters_at index_at entries_at extents_at extents_size mode reserved token_base
+            index_cells participants_at waiters_at index_at entries_at extents_at extents_size mode fences token_base
             place checksum);
         assert_described!("Globals", Globals: names epoch_floor entries_used index_dead generation sweep_hand units_hand
-            reserved);
+            light reserved);
         assert_described!("Lock words", LockWords: owner thread sleepers contended lease);
         assert_described!("Participant record", Record: state pid_inode start_time pid_namespace time_namespace boot joined
             flags command behalf reserved digest reserved_for_more behalf_command reserved_too);
@@ -512,7 +529,8 @@ mod tests {
             count reserved);
         assert_described!("Bell", Bell: rung sleepers);
         assert_described!("Seat", Seat: owner note);
-        assert_described!("Cell of readers", ReaderCell: word since reserved);
+        assert_described!("Cell of readers", ReaderCell: word since lent reserved);
+        assert_described!("Line of a reader", ReaderLine: reads open since reserved);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
 //! * [`names`]: from a name to its lock, and back to an unused place. [`index`]: the cells in which names are looked up.
 //! * [`meta`]: what an entry is used for.
-//! * [`extents`]: room for what does not fit an entry.
+//! * [`extents`]: room for what does not fit an entry. [`readers`]: the lines by which participants read.
 //! * [`lives`]: who is to be told of when. [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 //! * [`inspect`]: looking at all of that from outside, without writing.
 
@@ -22,12 +22,14 @@ mod meta;
 pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod participants;
+mod readers;
 pub(crate) mod waiters;
 
 use std::sync::Arc;
 
 use crate::os::file::KeptFile;
 use crate::os::map::{Mapping, Table};
+use crate::protocol::reader::ReaderLine;
 use crate::protocol::rwlock::ReaderCell;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::OwnerWord;
@@ -61,6 +63,7 @@ pub(crate) struct Segment {
     pub(crate) seats: Table<Seat>,
     /// The pages of the life words, of which not all are there.
     lives: Table<AtomicU32>,
+    pub(crate) reader_lines: Table<ReaderLine>,
 }
 
 impl Segment {
@@ -78,6 +81,9 @@ impl Segment {
             cells: map.table(header.extents_at, header.extents_size / 64).ok_or_else(table_missing)?,
             seats: map.table(header.extents_at, header.extents_size / 16).ok_or_else(table_missing)?,
             lives: map.table(header.lives_at(), (header.size - header.lives_at()) / 4).ok_or_else(table_missing)?,
+            reader_lines: map
+                .table(header.lives_at(), (header.size - header.lives_at()) / size_of::<ReaderLine>() as u64)
+                .ok_or_else(table_missing)?,
             header,
             file: KeptFile::new(file).map_err(|e| Error::system("keep open", &path, e))?,
             path,
@@ -108,6 +114,10 @@ impl Segment {
     }
 
     /// Whether anybody does. To be asked by a sleeper that is counted.
+    pub(crate) fn has_fences(&self) -> bool {
+        self.header.fences != 0
+    }
+
     pub(crate) fn is_any_light(&self) -> bool {
         full_fence();
         self.globals().light.load(Relaxed) != 0

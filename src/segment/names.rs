@@ -33,6 +33,7 @@ use super::format::{Entry, Kind, Meta, NAME_MAX, Place, load_text, store_text};
 use super::index::Cell;
 use super::waiters::Target;
 use crate::digest::fnv1a;
+use crate::os::fence as membarrier;
 use crate::os::futex;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::{OwnerWord, Slot, Step};
@@ -242,7 +243,11 @@ impl Segment {
             return false;
         }
         match kind {
-            Kind::RwLock | Kind::RwLockData => self.all_cells(entry, |cell| cell.look().is_idle()),
+            Kind::RwLock | Kind::RwLockData => {
+                let generation = meta.generation();
+                self.shut_lines_of(entry, generation, membarrier::heavy).is_ok()
+                    && self.all_cells(entry, |cell| self.is_unread(cell, generation))
+            }
             Kind::Semaphore | Kind::Barrier | Kind::Latch => self.seats_of(entry).is_ok_and(|seats| {
                 let told = |word: OwnerWord| word.is_abandoned() && deaths == Deaths::Told;
                 seats.iter().map(Seat::look).all(|word| word.is_free() && !told(word))

@@ -26,6 +26,7 @@ use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, UNIT, VERSIO
 use super::made::{Made, is_for_good};
 use crate::digest::fnv1a;
 use crate::os::clock::{self, Monotonic, wall_clock_nanos};
+use crate::os::fence as membarrier;
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork;
 use crate::os::map::Mapping;
@@ -128,6 +129,7 @@ impl Options {
             names,
             extents: self.extents.unwrap_or((u64::from(names) * UNIT).min(MOST_DEFAULT_EXTENTS)),
             mode: self.mode.unwrap_or(DEFAULT_MODE),
+            fences: membarrier::is_there(),
         }
     }
 

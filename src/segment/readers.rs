@@ -1,0 +1,109 @@
+//! The lines by which participants read: where they are, which of them a lock's cells lend, and taking them back. See [`protocol::reader`](crate::protocol::reader).
+//!
+//! They are in the page of the participant's life word, which is allocated by whoever first needs it; before that nobody lends a line, so nobody touches the hole.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::Segment;
+use super::format::{Entry, READER_LINES_LEN};
+use crate::os::file::allocate;
+use crate::protocol::reader::{LINES, ReaderLine, Reads, What};
+use crate::protocol::rwlock::{Cell, NotShut, ReaderCell, Readers, lent_of, shut_lines};
+use crate::protocol::word::{Owner, Slot};
+
+impl Segment {
+    /// The number of the first line of that slot, as [`Segment::reader_lines`] counts them.
+    pub(crate) fn first_reader_line(&self, slot: Slot) -> usize {
+        ((self.header.reader_lines_at(slot) - self.header.lives_at()) / size_of::<ReaderLine>() as u64) as usize
+    }
+
+    /// The lines of the participant in a cell's word; none if nobody can be in it.
+    pub(crate) fn reader_lines_of(&self, cell: Cell) -> &[ReaderLine] {
+        match cell.owner() {
+            Owner::Held(slot) => {
+                let first = self.first_reader_line(slot);
+                self.reader_lines.get(first..first + LINES as usize).unwrap_or_default()
+            }
+            _ => &[],
+        }
+    }
+
+    /// Makes room for the lines of that slot, which is this process's.
+    pub(crate) fn make_reader_lines(&self, slot: Slot) -> io::Result<()> {
+        let reopened;
+        let file = match self.file.get() {
+            Some(file) => file,
+            None => {
+                reopened = self.reopen().map_err(io::Error::other)?;
+                reopened.as_fd()
+            }
+        };
+        allocate(file, self.header.reader_lines_at(slot), READER_LINES_LEN)
+    }
+
+    /// Of whom the cells and lines of a lock are that has this generation.
+    pub(crate) fn readers<'s>(
+        &'s self,
+        generation: u32,
+    ) -> Readers<impl Fn(Cell) -> bool + use<'s>, impl Fn(Cell) -> &'s [ReaderLine] + use<'s>> {
+        let is_current = |cell: Cell| match cell.owner() {
+            Owner::Held(slot) => {
+                self.incarnation(slot).is_some_and(|incarnation| cell.is_with(Cell::of(slot, incarnation)))
+            }
+            _ => false,
+        };
+        Readers { is_current, lines: |cell| self.reader_lines_of(cell), what: What::new(generation) }
+    }
+
+    /// How many read by lines that a cell lends, and the first of those lines; `None` if that cannot be told.
+    pub(crate) fn reads_by_line(&self, lent: Cell, generation: u32) -> Option<(u32, Option<&ReaderLine>)> {
+        if lent.is_idle() {
+            return Some((0, None));
+        }
+        let (mut count, mut first) = (0, None);
+        for line in lent_of(lent, self.reader_lines_of(lent))? {
+            match line.look(What::new(generation)) {
+                Reads::Nothing => {}
+                Reads::It => {
+                    count += 1;
+                    first = first.or(Some(line));
+                }
+                Reads::Damaged(_) => return None,
+            }
+        }
+        Some((count, first))
+    }
+
+    /// Shuts all lines that are lent to the entry, which the caller holds, and is sure of who reads by them then.
+    pub(crate) fn shut_lines_of(&self, entry: &Entry, generation: u32, heavy: impl FnOnce() -> bool) -> Result<(), NotShut> {
+        let cells = || self.cells_of(entry).filter_map(Result::ok);
+        shut_lines(cells, |cell| self.reader_lines_of(cell), What::new(generation), heavy)
+    }
+
+    /// Takes from a cell the lines that it lends, if nobody reads by them. Only for who holds the lock.
+    pub(crate) fn take_lines_back(&self, cell: &ReaderCell, generation: u32, heavy: impl FnOnce() -> bool) -> bool {
+        let lent = cell.lent();
+        let shut = || shut_lines(|| core::iter::once(cell), |cell| self.reader_lines_of(cell), What::new(generation), heavy);
+        let none_read = || self.reads_by_line(lent, generation).is_some_and(|(count, _)| count == 0);
+        lent == Cell(0) || shut().is_ok() && none_read() && cell.clear_lent(lent)
+    }
+
+    /// Whether nobody reads by a cell, and no thread may begin to by a line that it lends.
+    #[inline]
+    pub(crate) fn is_quiet(&self, cell: &ReaderCell) -> bool {
+        let lent = cell.lent();
+        (lent.is_idle() || self.are_lines_quiet(lent)) && cell.look().is_idle()
+    }
+
+    #[cold]
+    fn are_lines_quiet(&self, lent: Cell) -> bool {
+        lent_of(lent, self.reader_lines_of(lent)).is_some_and(|mut lines| lines.all(ReaderLine::is_quiet))
+    }
+
+    /// Whether nobody reads by a cell, nor by lines that it lends. To be asked for by who holds the lock, after those were shut.
+    pub(crate) fn is_unread(&self, cell: &ReaderCell, generation: u32) -> bool {
+        // In this order: whoever reads by a line may be counted in the cell instead.
+        self.reads_by_line(cell.lent(), generation).is_some_and(|(count, _)| count == 0) && cell.look().is_idle()
+    }
+}
