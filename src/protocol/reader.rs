@@ -16,15 +16,14 @@
 //!   2. A reader writes `reads` *first*, and looks at the lock's word and at the mark *then*, in this order; in between is a light fence.
 //!   3. Who holds the word and wants to be alone makes a heavy fence if any mark of a lent line is open, shuts them *then*, and looks at `reads` *then*. If all
 //!      are shut there is nothing to be made: whoever shut them made it, and had the word.
-//!   4. A mark is opened by a thread that is counted in the cell, after the line was lent, and before a whole fence.
+//!   4. A mark is opened after the line was lent, and before a whole fence; by a thread that is counted in the cell, so that this is its process's.
 //!
 //! Why nobody reads beside a writer. Say that a reader found the word free and the mark open. Had the writer, who has the word, found the mark open, then it
 //! made a heavy fence after it took the word; the reader's look at the word found it free, so that came before that fence, and so did what it wrote in
 //! `reads`: the writer sees it and waits. Had the writer found the mark shut, then somebody before it shut it, with the word in hand, after a heavy
 //! fence. If the reader's look at the word came before that fence, its `reads` was seen, and that one waited for its end. If it came after, then
 //! the word was free again, so the mark was shut before, and the reader's look at the mark, which comes after that at the word, would have found it so. Or the
-//! reader opened the mark after the writer looked: then it was counted in the cell, where the writer found it or it had left by a compare-and-swap before the writer
-//! looked there, and by invariant 4 it sees the word taken.
+//! reader opened the mark after the writer looked: then by invariant 4 it finds the word taken.
 //!
 //! * Orderings: reading is `Acquire` by the load of the word; leaving is a `Release` store, and rings [lightly](super::bell).
 //! * If we die: a dead reader's lines are lent no more, by whoever finds that out. The next one in its slot writes a line before it lends it.
@@ -60,7 +59,7 @@ pub(crate) struct ReaderLine {
 pub(crate) struct What(u64);
 
 impl What {
-    pub(crate) fn new(generation: u32) -> Self {
+    pub(crate) const fn new(generation: u32) -> Self {
         Self((generation as u64) << 32 | !generation as u64)
     }
 

@@ -256,20 +256,21 @@ pub(crate) fn lent_of(lent: Cell, lines: &[ReaderLine]) -> Option<impl Iterator<
     Some(lines.iter().enumerate().filter(move |(number, _)| which >> number & 1 != 0).map(|(_, line)| line))
 }
 
-/// Shuts all lines that are lent by `cells`: invariant 3 of [`reader`](super::reader). Only for who has the word, and was in no hurry to lose it. `lines` are those of
-/// the participant in a lent word.
+/// Shuts all lines that are lent by `cells`, if any are: invariant 3 of [`reader`](super::reader). Only for who has the word, and cannot lose it. `lines` are those of the
+/// participant in a lent word.
 pub(crate) fn shut_lines<'c, C: Iterator<Item = &'c ReaderCell>>(
     cells: impl Fn() -> C,
     lines: impl Fn(Cell) -> &'c [ReaderLine],
     what: What,
     heavy_fence: impl FnOnce() -> bool,
-) -> Result<(), NotShut> {
-    let mut are_shut = true;
+) -> Result<bool, NotShut> {
+    let (mut any, mut are_shut) = (false, true);
     for lent in cells().map(ReaderCell::lent).filter(|lent| !lent.is_idle()) {
+        any = true;
         are_shut &= lent_of(lent, lines(lent)).ok_or(NotShut::Damaged(lent))?.all(ReaderLine::is_shut);
     }
     if are_shut {
-        return Ok(());
+        return Ok(any);
     }
     if !heavy_fence() {
         return Err(NotShut::NoFence);
@@ -278,7 +279,7 @@ pub(crate) fn shut_lines<'c, C: Iterator<Item = &'c ReaderCell>>(
     for lent in cells().map(ReaderCell::lent).filter(|lent| !lent.is_idle()) {
         lent_of(lent, lines(lent)).ok_or(NotShut::Damaged(lent))?.for_each(|line| line.shut(what));
     }
-    Ok(())
+    Ok(any)
 }
 
 /// Why lines that are lent are not all shut.
@@ -376,8 +377,8 @@ impl ReadWrite<'_> {
         let Owner::Held(me) = mine.owner() else { return Err(Blocked::Damaged(mine.0)) };
         // The word was taken with any order: invariant 1, the writer's half.
         full_fence();
-        let lends = cells().any(|cell| !cell.lent().is_idle());
-        shut_lines(&cells, &are.lines, are.what, || host.heavy_fence()).map_err(|not_shut| match not_shut {
+        // Who lends one from now on is counted, and reads by it when it finds the word free again.
+        let any_lent = shut_lines(&cells, &are.lines, are.what, || host.heavy_fence()).map_err(|not_shut| match not_shut {
             NotShut::NoFence => Blocked::NoFence,
             NotShut::Damaged(cell) => Blocked::Damaged(cell.0),
         })?;
@@ -391,7 +392,7 @@ impl ReadWrite<'_> {
                 };
                 let by_line = |seen: Cell| count_lines(seen, (are.lines)(seen), are.what);
                 // Lines first: whoever reads by one may be counted in the cell instead, without an end to its reading.
-                let lines = look_at(host, me, &cell.lent, by_line, are);
+                let lines = if any_lent { look_at(host, me, &cell.lent, by_line, are) } else { Reading::Nobody };
                 for reading in [lines, look_at(host, me, &cell.word, counted, are)] {
                     match reading {
                         Reading::Nobody => {}
@@ -402,7 +403,7 @@ impl ReadWrite<'_> {
             }
             Some(Ok(()))
         };
-        let waited = if lends { self.bell.wait_fenced(host, look) } else { self.bell.wait_until(host, look) };
+        let waited = if any_lent { self.bell.wait_fenced(host, look) } else { self.bell.wait_until(host, look) };
         waited.map_err(Blocked::Refused)??;
         self.go_in(mine);
         Ok(())

@@ -76,7 +76,7 @@ impl Segment {
     }
 
     /// Shuts all lines that are lent to the entry, which the caller holds, and is sure of who reads by them then.
-    pub(crate) fn shut_lines_of(&self, entry: &Entry, generation: u32, heavy: impl FnOnce() -> bool) -> Result<(), NotShut> {
+    pub(crate) fn shut_lines_of(&self, entry: &Entry, generation: u32, heavy: impl FnOnce() -> bool) -> Result<bool, NotShut> {
         let cells = || self.cells_of(entry).filter_map(Result::ok);
         shut_lines(cells, |cell| self.reader_lines_of(cell), What::new(generation), heavy)
     }

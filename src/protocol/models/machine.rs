@@ -57,6 +57,8 @@ pub(super) struct Machine {
     bounded: Cell<bool>,
     /// Whether the next owner is told of a death with that word.
     is_told_of: RefCell<Box<dyn Fn(OwnerWord) -> bool>>,
+    /// What a heavy fence has others do.
+    fenced: RefCell<Box<dyn Fn()>>,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl Machine {
             clock: AtomicU64::new(1),
             strays: Cell::new(0),
             bounded: Cell::new(true),
+            fenced: RefCell::new(Box::new(|| ())),
             is_told_of: RefCell::new(Box::new(|_| true)),
         })
     }
@@ -114,6 +117,11 @@ impl Machine {
     /// Which deaths the next owner is told of. All, if this is not called.
     pub(super) fn tells(&self, is_told_of: impl Fn(OwnerWord) -> bool + 'static) {
         *self.is_told_of.borrow_mut() = Box::new(is_told_of);
+    }
+
+    /// What a heavy fence has others do. Nothing, if this is not called: light fences are whole ones in most models.
+    pub(super) fn fences(&self, fenced: impl Fn() + 'static) {
+        *self.fenced.borrow_mut() = Box::new(fenced);
     }
 
     /// The thread in bed and slot number `number`.
@@ -393,6 +401,7 @@ impl Host for Thread {
 
     fn heavy_fence(&self) -> bool {
         total_order();
+        (self.machine.fenced.borrow())();
         true
     }
 

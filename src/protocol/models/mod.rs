@@ -20,7 +20,7 @@
 //! * [`claim`]: a lock file that is replaced under its holder.
 //! * [`ring`]: items under a mutex.
 //! * [`semaphore`]: permits behind a gate, in the [`semaphore_world`]; [`semaphore_seeded`]: its bugs.
-//! * [`rwlock`]: readers and writers, in the [`rwlock_world`]; [`rwlock_seeded`]: their bugs.
+//! * [`rwlock`]: readers and writers, in the [`rwlock_world`]; [`rwlock_seeded`]: their bugs. [`reader`]: a reader by a line of its own, with a store buffer.
 //!
 //! Models run in two modes (see [`crate::sync`]): RMW for interleavings, plain for orderings. The bound on preemptions is 3, because
 //! lost wake-ups with a third party need that many; in the plain mode, where stale loads multiply, it is 2 for those of three
@@ -43,6 +43,7 @@ mod lease;
 mod machine;
 mod meet;
 mod mutex;
+mod reader;
 mod recovery;
 mod ring;
 mod rwlock;

@@ -11,9 +11,10 @@ use loom::thread::{self, JoinHandle};
 
 use super::super::bell::Bell;
 use super::super::mutex::{FENCED, Failure, LockWords, WOKEN};
+use super::super::reader::{ReaderLine, What};
 use super::super::recovery;
-use super::super::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
-use super::super::word::{OwnerWord, Slot, Step};
+use super::super::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell, Readers};
+use super::super::word::{Owner, OwnerWord, Slot, Step};
 use super::machine::{Expired, Futex, Machine, PARTICIPANTS, Thread, slot};
 use crate::sync::{AtomicU32, AtomicU64, total_order};
 
@@ -46,7 +47,8 @@ pub(super) trait Algorithm: Copy + Send + Sync + 'static {
         own: Option<&ReaderCell>,
         is_current: &dyn Fn(Cell) -> bool,
     ) -> Result<(), Blocked<Expired>> {
-        lock.drain(host, mine, || cells.iter(), own, is_current)
+        let are = Readers { is_current, lines: |_| Default::default(), what: WHAT };
+        lock.drain(host, mine, || cells.iter(), own, &are)
     }
 
     fn give_back(self, cell: &ReaderCell, dead: Cell) {
@@ -70,6 +72,17 @@ pub(super) enum Order {
     MarkStays,
     /// A reader that wants to write does not wait for the word.
     UpgradeDoesNotQueue,
+}
+
+/// What the lock is to those who read it by a line.
+pub(super) const WHAT: What = What::new(1);
+
+/// Each participant has one.
+pub(super) fn lines_of(lines: &[ReaderLine], cell: Cell) -> &[ReaderLine] {
+    match cell.owner() {
+        Owner::Held(slot) => lines.get(slot.index() as usize..=slot.index() as usize).unwrap_or_default(),
+        _ => &[],
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -305,7 +318,7 @@ impl Participant {
         let world = &*self.world;
         let incarnation = |slot: Slot| world.incarnations[slot.index() as usize].get();
         let is_current = |cell: Cell| match cell.owner() {
-            super::super::word::Owner::Held(slot) => cell.is_with(Cell::of(slot, incarnation(slot))),
+            Owner::Held(slot) => cell.is_with(Cell::of(slot, incarnation(slot))),
             _ => false,
         };
         // From here until it is recorded at the bell it may be on the count.
