@@ -540,7 +540,7 @@ fn every_refusal_says_what_to_do() {
     with(b"");
     with(b"garbage");
     with(&bytes[..4096]);
-    with(&sealed(&bytes, |h| h[raw::VERSION_AT] = 4));
+    with(&sealed(&bytes, |h| h[raw::VERSION_AT] = 5));
     with(&sealed(&bytes, |h| h[raw::WORD_BITS_AT] = 32));
     with(&sealed(&bytes, |h| h[raw::BYTE_ORDER_AT..][..4].reverse()));
     fs::remove_file(&segment).unwrap();
@@ -678,7 +678,7 @@ fn a_segment_that_is_not_one_is_refused_and_left_as_it_is() {
         ("zeros", vec![0; sound.len()], "does not begin as a segment does"),
         ("text", b"hello\n".to_vec(), "does not begin as a segment does"),
         ("older", version(1), "layout version 1, this program knows 4"),
-        ("newer", version(4), "layout version 4, this program knows 3"),
+        ("newer", version(5), "layout version 5, this program knows 4"),
         ("32 bits", sealed(&sound, |h| h[raw::WORD_BITS_AT] = 32), "32-bit program and this one has 64"),
         ("other order", sealed(&sound, |h| h[raw::BYTE_ORDER_AT..][..4].reverse()), "other byte order"),
         ("flipped bit", flipped, "checksum"),

@@ -571,9 +571,7 @@ impl OwnedRwLockWriteGuard {
         match self.hold.lock.downgrade(self.hold.acquisition) {
             Ok(reading) => {
                 self.hold.end_elsewhere();
-                Ok(OwnedRwLockReadGuard {
-                    read: Read::waited(self.hold.lock.clone(), (reading, None)),
-                })
+                Ok(OwnedRwLockReadGuard { read: Read::waited(self.hold.lock.clone(), (reading, None)) })
             }
             Err(error) => Err(Refused { guard: self, error }),
         }

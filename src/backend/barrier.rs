@@ -11,7 +11,7 @@ use crate::holder::Holder;
 use crate::os::clock::{Deadline, Monotonic};
 use crate::protocol::barrier::{End, Meeting, Phase};
 use crate::protocol::seat::Seat;
-use crate::protocol::word::Slot;
+use crate::protocol::slot::Slot;
 use crate::segment::format::{Entry, Kind};
 use crate::{Error, Result};
 

@@ -8,9 +8,10 @@ use super::shared::SharedSpace;
 use super::wait::wake_all;
 use crate::os::fork::{self, ForkWord};
 use crate::os::map::Spot;
+use crate::protocol::cell::{Cell, ReaderCell};
 use crate::protocol::reader::{ReaderLine, Reads, What};
-use crate::protocol::rwlock::{Cell, ReaderCell};
-use crate::protocol::word::{Me, OwnerWord};
+use crate::protocol::slot::Me;
+use crate::protocol::word::OwnerWord;
 use crate::segment::format::{Entry, Place};
 
 /// After so many reads with nobody writing in between a thread gets a line, or has its line opened again. Less would not pay: each time, the next writer has the processors

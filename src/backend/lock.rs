@@ -12,7 +12,8 @@ use crate::os::fork::ForkWord;
 use crate::os::map::Table;
 use crate::protocol::lease;
 use crate::protocol::mutex::{Acquired, Failure};
-use crate::protocol::word::{Me, OwnerWord, Slot};
+use crate::protocol::slot::{Me, Slot};
+use crate::protocol::word::OwnerWord;
 use crate::segment::format::{Entry, Kind, Meta, Place};
 use crate::segment::names;
 use crate::segment::waiters::Target;
@@ -200,7 +201,11 @@ impl SharedLock {
     }
 
     /// Acquires the lock if it is free, without a word about the dead. `Err(Some(_))`: acquired, but there is more to find out about it.
-    pub(super) fn try_acquire(&self, thread: u32, order: Ordering) -> std::result::Result<Acquisition, Option<Acquisition>> {
+    pub(super) fn try_acquire(
+        &self,
+        thread: u32,
+        order: Ordering,
+    ) -> std::result::Result<Acquisition, Option<Acquisition>> {
         let me = Me(self.me.get()).slot().ok_or(None)?;
         let place = Place::unpack(self.place.load(Relaxed));
         let lock = &self.entry(place.entry).lock;

@@ -14,9 +14,11 @@ use crate::holder::{Abandoned, Holder};
 use crate::os::clock::{Deadline, Monotonic};
 use crate::os::fence as membarrier;
 use crate::os::map::Table;
+use crate::protocol::cell::{Cell, NotCounted, ReaderCell};
 use crate::protocol::mutex::Failure;
-use crate::protocol::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
-use crate::protocol::word::{Me, Owner, OwnerWord};
+use crate::protocol::rwlock::{Blocked, Door, ReadWrite};
+use crate::protocol::slot::Me;
+use crate::protocol::word::{Owner, OwnerWord};
 use crate::segment::extents::Wanted;
 use crate::segment::format::{Entry, Place};
 use crate::segment::waiters::{OWN_READER, Target};
@@ -95,7 +97,10 @@ impl core::borrow::Borrow<SharedLock> for &SharedRwLock {
 
 /// Who cannot make heavy fences has no part in read-write locks of a space whose maker could: readers may be there that are only seen with one.
 fn no_fence(space: &SharedSpace) -> Error {
-    let refused = io::Error::new(ErrorKind::PermissionDenied, "membarrier(2) is not allowed here, but was to whoever made the space");
+    let refused = io::Error::new(
+        ErrorKind::PermissionDenied,
+        "membarrier(2) is not allowed here, but was to whoever made the space",
+    );
     Error::system("use the read-write locks of", space.segment.space(), refused)
 }
 
@@ -417,7 +422,9 @@ impl SharedRwLock {
             return Ok(reading);
         }
         let found = self.lines.cell(&self.lock.me).and_then(|cell| Some((cell, self.me()?)));
-        let Some((cell, me)) = found.filter(|_| self.is_reading(reading)) else { return Err(self.lost_reading(reading)) };
+        let Some((cell, me)) = found.filter(|_| self.is_reading(reading)) else {
+            return Err(self.lost_reading(reading));
+        };
         // It lends the line, so it is ours.
         if self.cells[cell as usize].count(me).is_err() {
             let what = format!("one reader more of \"{}\" cannot be counted", self.name());

@@ -8,7 +8,8 @@ use super::wait::wake_all;
 use crate::holder::Holder;
 use crate::os::clock::Deadline;
 use crate::protocol::seat::Seat;
-use crate::protocol::word::{Owner, OwnerWord, Slot};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::{Owner, OwnerWord};
 use crate::segment::format::Entry;
 use crate::{Error, Result};
 

@@ -20,7 +20,8 @@ use crate::os::lock_file;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::reader::LINES;
 use crate::protocol::recovery;
-use crate::protocol::word::{Me, OwnerWord, Slot};
+use crate::protocol::slot::{Me, Slot};
+use crate::protocol::word::OwnerWord;
 use crate::report::Usage;
 use crate::segment::Segment;
 use crate::segment::extents::Wanted;
@@ -211,7 +212,10 @@ impl SharedSpace {
     pub(super) fn take_line(&self) -> Option<u32> {
         let free = |lent: u32| (lent.trailing_ones() < LINES).then(|| lent.trailing_ones());
         // Relaxed: whoever gives one back has nothing to tell of it; it is cleared before it is lent.
-        self.lent_lines.fetch_update(Relaxed, Relaxed, |lent| free(lent).map(|line| lent | 1 << line)).ok().and_then(free)
+        self.lent_lines
+            .fetch_update(Relaxed, Relaxed, |lent| free(lent).map(|line| lent | 1 << line))
+            .ok()
+            .and_then(free)
     }
 
     pub(super) fn give_line_back(&self, line: u32) {

@@ -17,7 +17,7 @@
 //!
 //! "All or any one" and taking away follow Holt, Some Deadlock Properties of Computer Systems (1972).
 
-use super::word::Slot;
+use super::slot::Slot;
 use crate::sync::full_fence;
 
 /// More than so many who hold each other up are not found: a set of them is one word. (Threads of models have little stack.)

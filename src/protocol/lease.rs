@@ -40,7 +40,8 @@
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::Host;
-use super::word::{OwnerWord, Slot};
+use super::slot::Slot;
+use super::word::OwnerWord;
 use crate::sync::AtomicU64;
 
 const WHEN: u64 = (1 << 38) - 1;
@@ -122,7 +123,8 @@ pub(crate) fn lost<H: Host>(host: &H, slot: Slot, lease: &AtomicU64, seen: Owner
 
 #[cfg(all(test, not(hostlock_loom)))]
 mod tests {
-    use super::super::word::{Slot, Step};
+    use super::super::slot::Slot;
+    use super::super::word::Step;
     use super::*;
 
     fn held(epoch: u64) -> OwnerWord {

@@ -5,11 +5,11 @@
 //! or a PID here, it is missing there. The same text runs over core's atomics in a mapped segment and over
 //! loom's in `models/` (see `crate::sync`).
 //!
-//! * [`word`]: the owner word, its fields and its pure transitions.
+//! * [`word`]: the owner word, its fields and its pure transitions. [`slot`]: who stands in it.
 //! * [`mutex`]: acquiring and releasing one owner word; sleeping; taking over from the dead.
 //! * [`lease`]: an acquisition that ends by itself.
 //! * [`bell`]: waiting for anything else than an owner word.
-//! * [`rwlock`]: many readers or one writer. [`reader`]: a reader by a line of its own. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
+//! * [`rwlock`]: many readers or one writer. [`cell`]: the readers of one process. [`reader`]: a reader by a line of its own. [`seat`]: one of several owner words of a name. [`semaphore`]: so many seats at a time.
 //! * [`barrier`]: members that meet. [`signal`]: what somebody announced to signal. [`ring`]: items in a queue.
 //! * [`deadlock`]: who waits for each other.
 //! * [`claim`]: who holds a lock file alone, whatever is put in its place.
@@ -17,6 +17,7 @@
 
 pub(crate) mod barrier;
 pub(crate) mod bell;
+pub(crate) mod cell;
 pub(crate) mod claim;
 pub(crate) mod deadlock;
 pub(crate) mod lease;
@@ -28,13 +29,15 @@ pub(crate) mod rwlock;
 pub(crate) mod seat;
 pub(crate) mod semaphore;
 pub(crate) mod signal;
+pub(crate) mod slot;
 pub(crate) mod word;
 
 #[cfg(all(test, hostlock_loom))]
 mod models;
 
 use crate::sync::{AtomicU32, AtomicU64};
-use word::{OwnerWord, Slot};
+use slot::Slot;
+use word::OwnerWord;
 
 /// What the oracle says of a participant.
 #[derive(Debug)]

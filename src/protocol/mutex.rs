@@ -55,7 +55,8 @@
 use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
 
 use super::lease::{is_open, lost};
-use super::word::{Me, Owner, OwnerWord, Slot, Step};
+use super::slot::{Me, Slot};
+use super::word::{Owner, OwnerWord, Step};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, full_fence, light_fence, total_order};
 
@@ -145,13 +146,7 @@ impl LockWords {
     /// The guess saves the load before the compare-and-swap, which under contention would fetch the cache line
     /// twice: once to read, once to own.
     #[inline(always)]
-    pub(crate) fn acquire_guessed(
-        &self,
-        me: Me,
-        thread: u32,
-        guess: OwnerWord,
-        order: Ordering,
-    ) -> Option<OwnerWord> {
+    pub(crate) fn acquire_guessed(&self, me: Me, thread: u32, guess: OwnerWord, order: Ordering) -> Option<OwnerWord> {
         let held = guess.acquire_clean(me)?;
         // Acquire: as in `try_acquire_as`.
         self.owner.compare_exchange(guess.0, held.0, order, Relaxed).ok()?;

@@ -7,7 +7,7 @@
 //! any     what          it reads, or is about to find out that it must not
 //! ```
 //!
-//! A line belongs to a participant, which lends it to a lock: the lock's cell of that participant says which lines are [lent](super::rwlock::ReaderCell).
+//! A line belongs to a participant, which lends it to a lock: the lock's cell of that participant says which lines are [lent](super::cell::ReaderCell).
 //! So a thread that is late writes to no line but its own, whatever became of the lock, and is found out by its own look at the mark.
 //!
 //! * Invariants:
@@ -177,7 +177,6 @@ impl ReaderLine {
             reads => Reads::Damaged(reads),
         }
     }
-
 }
 
 impl OwnerWord {

@@ -11,7 +11,8 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::mutex::LockWords;
-use super::word::{OwnerWord, Slot};
+use super::slot::Slot;
+use super::word::OwnerWord;
 use crate::sync::AtomicU64;
 
 /// Frees the lock if `dead` stands in its word; the word it held it with. `before` is called with that word ahead of the change, to

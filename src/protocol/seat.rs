@@ -8,7 +8,8 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
-use super::word::{OwnerWord, Slot};
+use super::slot::Slot;
+use super::word::OwnerWord;
 use crate::sync::AtomicU64;
 
 /// The words of a seat, as they lie in the segment.

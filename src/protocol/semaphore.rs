@@ -50,7 +50,8 @@ use super::bell::Bell;
 use super::lease::{is_open, lost};
 use super::mutex::{Failure, LockWords, thread_word};
 use super::seat::Seat;
-use super::word::{Owner, OwnerWord, Slot, Step};
+use super::slot::Slot;
+use super::word::{Owner, OwnerWord, Step};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, total_order};
 

@@ -13,7 +13,8 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::seat::Seat;
-use super::word::{Owner, OwnerWord, Slot};
+use super::slot::Slot;
+use super::word::{Owner, OwnerWord};
 use super::{Host, Verdict};
 use crate::sync::AtomicU64;
 

@@ -19,9 +19,10 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use super::Segment;
 use super::format::{EXTENTS_EACH, Entry, Kind, LINE_WORDS, Line, Meta, UNIT};
 use crate::digest::Checked;
-use crate::protocol::rwlock::{Cell, ReaderCell};
+use crate::protocol::cell::{Cell, ReaderCell};
 use crate::protocol::seat::Seat;
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::OwnerWord;
 use crate::{Error, Result};
 
 /// Lines of a unit.
@@ -436,6 +437,6 @@ mod tests {
     #[test]
     fn the_cells_are_enough_for_everybody() {
         let most = CELL_UNITS.iter().sum::<u32>() * UNIT_LINES;
-        assert!(most >= crate::protocol::word::Slot::MAX);
+        assert!(most >= crate::protocol::slot::Slot::MAX);
     }
 }

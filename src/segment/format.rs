@@ -13,11 +13,12 @@ use crate::os::identity::COMMAND_LEN;
 use crate::os::life;
 use crate::os::map::Shared;
 use crate::protocol::bell::Bell;
+use crate::protocol::cell::ReaderCell;
 use crate::protocol::mutex::LockWords;
 use crate::protocol::reader::{LINES, ReaderLine};
-use crate::protocol::rwlock::ReaderCell;
 use crate::protocol::seat::Seat;
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::OwnerWord;
 
 pub(crate) const MAGIC: [u8; 8] = *b"hostlock";
 /// Changes whenever a byte means something else than before.
@@ -418,7 +419,7 @@ pub(crate) fn load_printable<const N: usize>(words: &[AtomicU64; N]) -> String {
 mod tests {
     use super::*;
 
-    const CHOICE: Choice = Choice { participants: 1024, names: 4096, extents: 2 << 20, mode: 0o600, fences: false };
+    const CHOICE: Choice = Choice { participants: 1024, names: 4096, extents: 2 << 20, mode: 0o600, fences: true };
 
     fn header() -> Header {
         Header::new(CHOICE, 1_795_000_000_000_000_000, 77)
@@ -474,7 +475,8 @@ mod tests {
 
     #[test]
     fn the_largest_space_fits_the_arithmetic() {
-        let choice = Choice { participants: Slot::MAX, names: 1 << 24, extents: MOST_EXTENTS, mode: 0o600, fences: true };
+        let choice =
+            Choice { participants: Slot::MAX, names: 1 << 24, extents: MOST_EXTENTS, mode: 0o600, fences: true };
         let header = Header::new(choice, 0, 0);
         assert_eq!(Header::read(bytemuck::bytes_of(&header), header.size), Ok(header));
     }

@@ -12,7 +12,7 @@ use super::Segment;
 use super::format::HAS_LIFE;
 use crate::os::file::allocate;
 use crate::os::life::{Registered, Sign, is_possible};
-use crate::protocol::word::Slot;
+use crate::protocol::slot::Slot;
 
 impl Segment {
     /// Registers the calling thread in the life word of `slot`, which is this process's. `None`: it cannot be, and others look by themselves.

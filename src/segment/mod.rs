@@ -29,8 +29,8 @@ use std::sync::Arc;
 
 use crate::os::file::KeptFile;
 use crate::os::map::{Mapping, Table};
+use crate::protocol::cell::ReaderCell;
 use crate::protocol::reader::ReaderLine;
-use crate::protocol::rwlock::ReaderCell;
 use crate::protocol::seat::Seat;
 use crate::protocol::word::OwnerWord;
 use crate::sync::full_fence;

@@ -36,7 +36,8 @@ use crate::digest::fnv1a;
 use crate::os::fence as membarrier;
 use crate::os::futex;
 use crate::protocol::seat::Seat;
-use crate::protocol::word::{OwnerWord, Slot, Step};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::{OwnerWord, Step};
 use crate::{Error, Result};
 
 /// What the table says of a name.

@@ -30,7 +30,7 @@ use crate::os::fence as membarrier;
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork;
 use crate::os::map::Mapping;
-use crate::protocol::word::Slot;
+use crate::protocol::slot::Slot;
 use crate::{Backend, Error, Result};
 
 /// What was asked of a space. `None`: whatever it has, or the default if it is created.

@@ -32,7 +32,8 @@ use crate::os::identity::{self, Identity};
 use crate::os::life::{Registered, Sign};
 use crate::os::liveness::{self, Evidence, Life};
 use crate::os::{byte_lock, byte_lock::Presence, fork, futex};
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::OwnerWord;
 use crate::protocol::{recovery, semaphore};
 use crate::{Error, Result};
 

@@ -8,9 +8,11 @@ use std::os::fd::AsFd;
 use super::Segment;
 use super::format::{Entry, READER_LINES_LEN};
 use crate::os::file::allocate;
+use crate::protocol::cell::{Cell, ReaderCell};
 use crate::protocol::reader::{LINES, ReaderLine, Reads, What};
-use crate::protocol::rwlock::{Cell, NotShut, ReaderCell, Readers, lent_of, shut_lines};
-use crate::protocol::word::{Owner, Slot};
+use crate::protocol::rwlock::{NotShut, Readers, lent_of, shut_lines};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::Owner;
 
 impl Segment {
     /// The number of the first line of that slot, as [`Segment::reader_lines`] counts them.
@@ -76,7 +78,12 @@ impl Segment {
     }
 
     /// Shuts all lines that are lent to the entry, which the caller holds, and is sure of who reads by them then.
-    pub(crate) fn shut_lines_of(&self, entry: &Entry, generation: u32, heavy: impl FnOnce() -> bool) -> Result<bool, NotShut> {
+    pub(crate) fn shut_lines_of(
+        &self,
+        entry: &Entry,
+        generation: u32,
+        heavy: impl FnOnce() -> bool,
+    ) -> Result<bool, NotShut> {
         let cells = || self.cells_of(entry).filter_map(Result::ok);
         shut_lines(cells, |cell| self.reader_lines_of(cell), What::new(generation), heavy)
     }
@@ -84,7 +91,8 @@ impl Segment {
     /// Takes from a cell the lines that it lends, if nobody reads by them. Only for who holds the lock.
     pub(crate) fn take_lines_back(&self, cell: &ReaderCell, generation: u32, heavy: impl FnOnce() -> bool) -> bool {
         let lent = cell.lent();
-        let shut = || shut_lines(|| core::iter::once(cell), |cell| self.reader_lines_of(cell), What::new(generation), heavy);
+        let shut =
+            || shut_lines(|| core::iter::once(cell), |cell| self.reader_lines_of(cell), What::new(generation), heavy);
         let none_read = || self.reads_by_line(lent, generation).is_some_and(|(count, _)| count == 0);
         lent == Cell(0) || shut().is_ok() && none_read() && cell.clear_lent(lent)
     }

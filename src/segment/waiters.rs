@@ -11,7 +11,8 @@ use super::Segment;
 use super::format::{Place, Waiter};
 use crate::os::clock::Monotonic;
 use crate::os::{fork, futex};
-use crate::protocol::word::{OwnerWord, Slot};
+use crate::protocol::slot::Slot;
+use crate::protocol::word::OwnerWord;
 
 /// Taken, but not filled in: whoever died here is on some count, but which is not known.
 const CLAIMED: u64 = 1 << 15;

@@ -9,7 +9,8 @@ use std::rc::Rc;
 use loom::thread;
 
 use super::super::deadlock::{Graph, Needs, Party, find};
-use super::super::word::{Owner, OwnerWord, Slot, Step};
+use super::super::slot::Slot;
+use super::super::word::{Owner, OwnerWord, Step};
 use super::machine::slot;
 use super::{Mode, explore, is_caught};
 use crate::sync::{AtomicU64, total_order};

@@ -6,7 +6,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use super::super::Host;
 use super::super::mutex::{Acquired, Failure, LockWords, STARVING, WOKEN};
-use super::super::word::{Owner, OwnerWord, Slot, Step};
+use super::super::slot::Slot;
+use super::super::word::{Owner, OwnerWord, Step};
 use super::machine::Thread;
 use super::world::{Algorithm, Outcome};
 use super::{Mode, explore, handoff, is_caught};

@@ -9,7 +9,8 @@ use loom::thread;
 
 use super::super::lease;
 use super::super::mutex::{Acquired, LockWords};
-use super::super::word::{OwnerWord, Slot, Step};
+use super::super::slot::Slot;
+use super::super::word::{OwnerWord, Step};
 use super::machine::{Machine, Thread, slot};
 use super::{Mode, explore, is_caught, sweep};
 use crate::sync::AtomicU64;

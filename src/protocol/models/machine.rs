@@ -17,7 +17,8 @@ use std::rc::Rc;
 use loom::sync::atomic::fence;
 use loom::sync::{Condvar, Mutex};
 
-use super::super::word::{OwnerWord, Slot};
+use super::super::slot::Slot;
+use super::super::word::OwnerWord;
 use super::super::{Host, Verdict, lease};
 use crate::sync::{AtomicU32, AtomicU64, as_one_step, total_order, with_fuse};
 

@@ -11,9 +11,10 @@ use loom::sync::Mutex;
 use loom::thread;
 
 use super::super::bell::Bell;
+use super::super::cell::{Cell, ReaderCell};
 use super::super::mutex::LockWords;
 use super::super::reader::ReaderLine;
-use super::super::rwlock::{Cell, ReadWrite, ReaderCell, Readers};
+use super::super::rwlock::{Door, ReadWrite, Readers};
 use super::super::word::OwnerWord;
 use super::machine::{Futex, Machine, Thread, slot};
 use super::rwlock_world::{WHAT, lines_of};
@@ -173,7 +174,7 @@ impl World {
         // Compare-and-swaps: what was stored before is written.
         self.flush();
         let door = self.lock().try_read(&self.cells[0], me, |_| self.wake()).expect("a cell of ours");
-        if !matches!(door, super::super::rwlock::Door::Open(_)) {
+        if !matches!(door, Door::Open(_)) {
             return false;
         }
         assert!(self.cells[0].lend(me, 0));

@@ -3,7 +3,8 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
-use super::super::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell};
+use super::super::cell::{Cell, NotCounted, ReaderCell};
+use super::super::rwlock::{Blocked, Door, ReadWrite};
 use super::super::word::{Owner, OwnerWord};
 use super::super::{Host, Verdict};
 use super::machine::{Expired, Thread};

@@ -10,11 +10,13 @@ use std::rc::Rc;
 use loom::thread::{self, JoinHandle};
 
 use super::super::bell::Bell;
+use super::super::cell::{Cell, NotCounted, ReaderCell};
 use super::super::mutex::{FENCED, Failure, LockWords, WOKEN};
 use super::super::reader::{ReaderLine, What};
 use super::super::recovery;
-use super::super::rwlock::{Blocked, Cell, Door, NotCounted, ReadWrite, ReaderCell, Readers};
-use super::super::word::{Owner, OwnerWord, Slot, Step};
+use super::super::rwlock::{Blocked, Door, ReadWrite, Readers};
+use super::super::slot::Slot;
+use super::super::word::{Owner, OwnerWord, Step};
 use super::machine::{Expired, Futex, Machine, PARTICIPANTS, Thread, slot};
 use crate::sync::{AtomicU32, AtomicU64, total_order};
 

@@ -6,7 +6,8 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use super::super::mutex::{Acquired, Failure, LockWords, WOKEN};
-use super::super::word::{Owner, OwnerWord, Slot, Step};
+use super::super::slot::Slot;
+use super::super::word::{Owner, OwnerWord, Step};
 use super::super::{Host, Verdict, recovery};
 use super::machine::Thread;
 use super::world::{Algorithm, CLAIMED, Outcome};

@@ -12,7 +12,8 @@ use super::super::mutex::{FENCED, Failure, LockWords, WOKEN};
 use super::super::recovery;
 use super::super::seat::Seat;
 use super::super::semaphore::{self, Permits, Taken};
-use super::super::word::{OwnerWord, RUN, Slot, Step};
+use super::super::slot::Slot;
+use super::super::word::{OwnerWord, RUN, Step};
 use super::machine::{Expired, Futex, Machine, Thread, slot};
 use crate::sync::{AtomicU32, AtomicU64, is_rmw, total_order};
 

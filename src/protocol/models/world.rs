@@ -11,7 +11,8 @@ use std::rc::Rc;
 use loom::thread::{self, JoinHandle};
 
 use super::super::mutex::{Acquired, FENCED, Failure, LockWords, WOKEN};
-use super::super::word::{OwnerWord, Slot};
+use super::super::slot::Slot;
+use super::super::word::OwnerWord;
 use super::super::{Host, recovery};
 pub(super) use super::machine::{CLAIMED, Expired};
 use super::machine::{Futex, Machine, Thread, slot};
