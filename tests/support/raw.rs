@@ -15,6 +15,7 @@ const INDEX_CELLS_AT: u64 = 44;
 const RECORDS_OFFSET_AT: u64 = 48;
 const INDEX_OFFSET_AT: u64 = 64;
 const ENTRIES_OFFSET_AT: u64 = 72;
+const EXTENTS_OFFSET_AT: u64 = 80;
 const CHECKSUM_AT: usize = 120;
 
 /// The owner word of the names' lock.
@@ -116,6 +117,12 @@ impl Raw {
             .map(|cell| start + cell * 4)
             .map(|at| (at, self.u32_at(at)))
             .collect()
+    }
+
+    /// How many lines are lent by the first 64 cells of readers in the extents, of a space that has nothing else there.
+    pub fn lines_lent(&self) -> u32 {
+        let start = self.u64_at(EXTENTS_OFFSET_AT);
+        (0..64).map(|cell| (self.u64_at(start + cell * 64 + 16) as u16).count_ones()).sum()
     }
 
     /// The names that have an entry, one for each entry.
