@@ -1,4 +1,4 @@
-//! Locked files: by the system calls, and by two crates.
+//! Locked files: by the system calls, and by crates.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -117,6 +117,23 @@ impl Lock for FdLock {
         let mut lock = self.0.borrow_mut();
         let _guard = lock.write().expect("fd-lock");
         critical()
+    }
+}
+
+/// `flock(2)`, by way of named-lock: a file by its path, and a lock for the threads of a process around it.
+pub struct Named(pub PathBuf);
+
+impl Lock for named_lock::NamedLock {
+    #[inline]
+    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
+        let _guard = self.lock().expect("named-lock");
+        critical()
+    }
+}
+
+impl Shared for Named {
+    fn here(&self) -> impl Lock {
+        named_lock::NamedLock::with_path(&self.0).expect("a file")
     }
 }
 

@@ -9,10 +9,10 @@ mod posix;
 mod read_write;
 mod system_v;
 
-pub use files::{Bare, FdLock, Flock, OpenFileDescription, Opened, byte, lock_byte};
+pub use files::{Bare, FdLock, Flock, Named, OpenFileDescription, Opened, byte, lock_byte};
 pub use local::{BareCas, ParkingLot, ParkingLotRw, Std, StdRw};
 pub use ours::{Hostlock, HostlockFair, HostlockPermits, HostlockRw};
-pub use posix::{Kind, Pthread, Semaphore};
+pub use posix::{Kind, Pthread, Pthreads, Semaphore};
 pub use read_write::{PthreadRw, ReadWrite, SharedRw};
 pub use system_v::SysV;
 

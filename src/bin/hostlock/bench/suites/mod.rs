@@ -1,9 +1,10 @@
 //! What can be measured.
 
 mod contended;
+mod crowd;
 mod handoff;
-#[allow(unsafe_code)]
 mod held;
+mod many;
 #[allow(unsafe_code)]
 mod open;
 mod reads;
@@ -27,8 +28,16 @@ pub(crate) struct Suite {
     pub(crate) goals: fn(&[Case]) -> Vec<Goal>,
 }
 
-pub(crate) const SUITES: [Suite; 7] =
-    [uncontended::SUITE, contended::SUITE, reads::SUITE, handoff::SUITE, recovery::SUITE, open::SUITE, held::SUITE];
+pub(crate) const SUITES: [Suite; 8] = [
+    uncontended::SUITE,
+    contended::SUITE,
+    reads::SUITE,
+    handoff::SUITE,
+    recovery::SUITE,
+    open::SUITE,
+    held::SUITE,
+    many::SUITE,
+];
 
 /// The suite of that name.
 pub(crate) fn find(name: &str) -> Option<&'static Suite> {
