@@ -92,7 +92,7 @@ fn expect_case(suite: &str, case: &Value) {
 
 /// Suites in which processes do something all the time, and those in which something happens.
 const BUSY: [&str; 3] = ["uncontended", "contended", "reads"];
-const SINGLE: [&str; 5] = ["handoff", "recovery", "open", "held", "many"];
+const SINGLE: [&str; 6] = ["handoff", "recovery", "open", "held", "many", "lines"];
 
 /// What was measured of the suites. Fails unless all is there that the page of the tool promises.
 #[track_caller]
@@ -144,7 +144,7 @@ fn what_happens_once_is_measured_beside_all_peers_and_told_in_json() {
     let goals: Vec<usize> = suites.iter().map(|suite| list(suite, "goals").len()).collect();
     // Of a sleeper on the same processor, and on another.
     let places = std::thread::available_parallelism().unwrap().get().min(2);
-    assert_eq!(goals, [places, 2, 2, 0, 4], "{suites:?}");
+    assert_eq!(goals, [places, 2, 2, 0, 4, 0], "{suites:?}");
     let held = &list(&suites[3], "cases")[0];
     assert_eq!(number(&list(&list(held, "peers")[0], "quantities")[1], "median"), 3000.0, "{held}");
 }

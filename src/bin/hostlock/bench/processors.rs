@@ -30,6 +30,11 @@ impl Pinned {
         };
         pin().map_err(|errno: nix::errno::Errno| format!("a process cannot be kept on a processor: {}", errno.desc()))
     }
+
+    /// For good.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Pinned {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hostlock::{Mutex, Space};
 
 use super::Suite;
-use super::crowd::{FEW, HereAndThere, MANY, PARTICIPANTS, join, named, roomy, text};
+use super::crowd::{FEW, HereAndThere, MANY, PARTICIPANTS, join, name_of, named, roomy, text};
 use crate::bench::Bench;
 use crate::bench::children::Children;
 use crate::bench::death::now;
@@ -37,7 +37,7 @@ const BATCH: u32 = 1000;
 
 pub(super) const SUITE: Suite = Suite {
     name: "many",
-    about: "one process takes a lock that nobody else wants: of 10 names or 100,000, by handles that it has, one again and again or another each time, or each of them for the first time; in a space that 1 other process, or 1,000, are in",
+    about: "one process takes a lock that nobody else wants: of 10 names or 100,000, by handles that it has, one again and again or another each time, or each of them looked up and taken for the first time; in a space that 1 other process, or 1,000, are in",
     peers: PEERS,
     run,
     goals,
@@ -72,7 +72,12 @@ fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
         cases.push(in_turn(bench, of(name), BY_NAMES, contest)?);
     }
     let contest = ground.contest(plan, PEERS, |peer| at_first(ground, &ours[MORE], &theirs.0, peer));
-    cases.push(in_turn(bench, of("each of 100,000 mutexes for the first time"), AT_FIRST, contest)?);
+    cases.push(in_turn(
+        bench,
+        of("each of 100,000 mutexes, looked up and taken for the first time"),
+        AT_FIRST,
+        contest,
+    )?);
     // Each process that is made would have all of them.
     drop((ours, theirs));
     bench.progress.show("processes join");
@@ -183,7 +188,7 @@ fn among_names<'a>(
     }))
 }
 
-/// In a process that touched none of them yet, and has been in the space before.
+/// In a process that touched none of them yet, and has no handles.
 fn at_first<'a>(
     ground: &'a Ground<'_>,
     ours: &'a Named,
@@ -193,8 +198,14 @@ fn at_first<'a>(
     if peer == "pthread" {
         return Ok(Box::new(move || first_round(ground, |index| theirs.get(index).with(|| ()))));
     }
-    let (_, handles) = ours.as_ref().map_err(String::clone)?;
-    Ok(Box::new(move || first_round(ground, |index| drop(handles[index].lock().expect("the lock")))))
+    let (space, _) = ours.as_ref().map_err(String::clone)?;
+    let names: Vec<String> = (0..MANY).map(name_of).collect();
+    Ok(Box::new(move || {
+        first_round(ground, |index| {
+            let lock = space.mutex(&names[index]).expect("a mutex");
+            drop(lock.lock().expect("the lock"));
+        })
+    }))
 }
 
 fn first_round(ground: &Ground<'_>, with: impl Fn(usize)) -> Result<Sample, String> {

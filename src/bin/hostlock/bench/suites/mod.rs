@@ -4,6 +4,8 @@ mod contended;
 mod crowd;
 mod handoff;
 mod held;
+#[allow(unsafe_code)]
+mod lines;
 mod many;
 #[allow(unsafe_code)]
 mod open;
@@ -28,7 +30,7 @@ pub(crate) struct Suite {
     pub(crate) goals: fn(&[Case]) -> Vec<Goal>,
 }
 
-pub(crate) const SUITES: [Suite; 8] = [
+pub(crate) const SUITES: [Suite; 9] = [
     uncontended::SUITE,
     contended::SUITE,
     reads::SUITE,
@@ -37,6 +39,7 @@ pub(crate) const SUITES: [Suite; 8] = [
     open::SUITE,
     held::SUITE,
     many::SUITE,
+    lines::SUITE,
 ];
 
 /// The suite of that name.
