@@ -16,13 +16,13 @@ pub use posix::{Kind, Pthread, Pthreads, Semaphore};
 pub use read_write::{PthreadRw, ReadWrite, SharedRw};
 pub use system_v::SysV;
 
-/// A lock as the benchmarks use it. Calls are inlined where the lock's own are.
+/// A lock as the benchmarks use it. Inlined always: what is measured is the lock, not the call of this.
 pub trait Lock {
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R;
 }
 
 impl<L: Lock> Lock for &L {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         (**self).with(critical)
     }
@@ -40,7 +40,7 @@ impl<S: Shared> Shared for &S {
 }
 
 /// A call that a signal may interrupt, until it succeeds.
-#[inline]
+#[inline(always)]
 fn patiently(what: &str, mut call: impl FnMut() -> libc::c_int) {
     while call() != 0 {
         let error = std::io::Error::last_os_error();

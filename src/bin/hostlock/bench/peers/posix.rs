@@ -69,7 +69,7 @@ impl Pthread {
 }
 
 impl Lock for Pthread {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         // SAFETY: initialised by `init`.
         match unsafe { libc::pthread_mutex_lock(self.0.get()) } {
@@ -133,7 +133,7 @@ impl Semaphore {
 }
 
 impl Lock for Semaphore {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         // SAFETY: initialised by `init`.
         patiently("sem_wait", || unsafe { libc::sem_wait(self.0.get()) });
