@@ -408,9 +408,16 @@ impl SharedSemaphore {
         let call = |rung: &AtomicU32| self.call(entry, permit, rung);
         let released = match me & LIGHT != 0 {
             true => semaphore::release_lightly(seat, &entry.bell, permit.word, call).is_ok(),
-            false => semaphore::release(seat, &entry.bell, permit.word, call).is_ok(),
+            false => self.release_heavily(entry, permit),
         };
         released || self.release_refused(entry, permit)
+    }
+
+    /// Of a process that takes no part in heavy fences. Apart, so that the drop of a permit is short enough to be inlined.
+    #[inline(never)]
+    fn release_heavily(&self, entry: &Entry, permit: Permit) -> bool {
+        let call = |rung: &AtomicU32| self.call(entry, permit, rung);
+        semaphore::release(self.seat(permit), &entry.bell, permit.word, call).is_ok()
     }
 
     /// Gives a permit a lease, which ends at `when` for others; what is held then. `None`: it was not held any more.
