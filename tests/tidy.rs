@@ -38,7 +38,7 @@ const UNSAFE_OF_THE_TOOL: &[&str] = &[
     "src/bin/hostlock/bench/children.rs",
     "src/bin/hostlock/bench/ground.rs",
     "src/bin/hostlock/bench/peers/",
-    "src/bin/hostlock/bench/suites/held.rs",
+    "src/bin/hostlock/bench/suites/lines.rs",
     "src/bin/hostlock/bench/suites/open.rs",
     "src/bin/hostlock/bench/tests.rs",
 ];

@@ -169,7 +169,13 @@ impl SharedSpace {
         }
         fork::forget_thread();
         self.lent_lines.store(0, Relaxed);
-        self.me.set(Me::new(joined.slot, joined.incarnation).0);
+        let me = Me::new(joined.slot, joined.incarnation);
+        // A parent's handles are used as they are, so nothing else does it.
+        let is_light = self.inherited.load(Relaxed) && membarrier::register();
+        if is_light {
+            self.segment.note_light();
+        }
+        self.me.set(if is_light { me.lightly() } else { me }.0);
         *membership = Some(joined);
         Ok(())
     }

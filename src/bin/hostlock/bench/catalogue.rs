@@ -37,6 +37,7 @@ pub(crate) const PEERS: &[Peer] = &[
     peer("ofd", "fcntl on a file kept open: F_OFD_SETLKW"),
     peer("fs2", "flock(2) by the crate fs2"),
     peer("fd-lock", "flock(2) by the crate fd-lock"),
+    peer("named-lock", "flock(2) by the crate named-lock, behind a lock for the threads of each process"),
     peer("file", "a file opened, mapped, unmapped and closed: what sharing memory takes"),
 ];
 

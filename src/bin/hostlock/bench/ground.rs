@@ -12,8 +12,9 @@ use super::death::Meeting;
 use super::keeper::Kept;
 use super::measure::{Contest, Measurement};
 use super::peers::{
-    Bare, BareCas, FdLock, Flock, Hostlock, HostlockFair, HostlockPermits, HostlockRw, Kind, Lock, OpenFileDescription,
-    Opened, ParkingLot, ParkingLotRw, Pthread, PthreadRw, ReadWrite, Semaphore, Shared, SharedRw, Std, StdRw,
+    Bare, BareCas, FdLock, Flock, Hostlock, HostlockFair, HostlockPermits, HostlockRw, Kind, Lock, Named,
+    OpenFileDescription, Opened, ParkingLot, ParkingLotRw, Pthread, PthreadRw, ReadWrite, Semaphore, Shared, SharedRw,
+    Std, StdRw,
 };
 use super::turns::Guarded;
 
@@ -135,6 +136,7 @@ impl<'k> Ground<'k> {
             "ofd" => measure.of(self, Opened::new(file("ofd"), OpenFileDescription)),
             "fs2" => measure.of(self, Opened::new(file("fs2"), Flock)),
             "fd-lock" => measure.of(self, Opened::new(file("fd-lock"), FdLock::new)),
+            "named-lock" => measure.of(self, Named(file("named-lock"))),
             _ => unreachable!("{name} is no mutex"),
         })
     }

@@ -21,6 +21,7 @@ mod measure;
 mod number;
 #[allow(unsafe_code)]
 mod peers;
+mod processors;
 mod report;
 mod suites;
 #[cfg(test)]

@@ -57,7 +57,11 @@ pub(crate) fn goal(goal: &Goal) -> (String, String) {
         _ => String::new(),
     };
     let beside = goal.against.map(|peer| format!(" {peer}")).unwrap_or_default();
-    (format!("{}: {bound}{unit}{beside}", goal.what), format!("{}{}", number(goal.value), unit.trim_end_matches(" x")))
+    let aim = goal.aim.map(|aim| format!(" (aim: {})", number(aim))).unwrap_or_default();
+    (
+        format!("{}: {bound}{unit}{beside}{aim}", goal.what),
+        format!("{}{}", number(goal.value), unit.trim_end_matches(" x")),
+    )
 }
 
 #[cfg(test)]

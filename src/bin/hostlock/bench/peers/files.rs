@@ -1,4 +1,4 @@
-//! Locked files: by the system calls, and by two crates.
+//! Locked files: by the system calls, and by crates.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -13,7 +13,7 @@ use super::{Lock, ReadWrite, Shared, SharedRw, patiently};
 pub struct Flock(pub File);
 
 impl Lock for Flock {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         FileExt::lock_exclusive(&self.0).expect("flock");
         let result = critical();
@@ -33,7 +33,7 @@ impl Bare {
 }
 
 impl Lock for Bare {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.flock(libc::LOCK_EX);
         let result = critical();
@@ -43,7 +43,7 @@ impl Lock for Bare {
 }
 
 impl ReadWrite for Bare {
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.flock(libc::LOCK_SH);
         let result = critical();
@@ -51,7 +51,7 @@ impl ReadWrite for Bare {
         result
     }
 
-    #[inline]
+    #[inline(always)]
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.with(critical)
     }
@@ -84,19 +84,19 @@ impl OpenFileDescription {
 }
 
 impl Lock for OpenFileDescription {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.locked(libc::F_WRLCK, critical)
     }
 }
 
 impl ReadWrite for OpenFileDescription {
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.locked(libc::F_RDLCK, critical)
     }
 
-    #[inline]
+    #[inline(always)]
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.locked(libc::F_WRLCK, critical)
     }
@@ -112,11 +112,28 @@ impl FdLock {
 }
 
 impl Lock for FdLock {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let mut lock = self.0.borrow_mut();
         let _guard = lock.write().expect("fd-lock");
         critical()
+    }
+}
+
+/// `flock(2)`, by way of named-lock: a file by its path, and a lock for the threads of a process around it.
+pub struct Named(pub PathBuf);
+
+impl Lock for named_lock::NamedLock {
+    #[inline(always)]
+    fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
+        let _guard = self.lock().expect("named-lock");
+        critical()
+    }
+}
+
+impl Shared for Named {
+    fn here(&self) -> impl Lock {
+        named_lock::NamedLock::with_path(&self.0).expect("a file")
     }
 }
 

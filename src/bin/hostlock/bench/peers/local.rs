@@ -9,7 +9,7 @@ use super::{Lock, ReadWrite};
 pub struct BareCas(pub AtomicU64);
 
 impl Lock for BareCas {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let free = self.0.load(Ordering::Relaxed);
         let word = std::hint::black_box(&self.0);
@@ -24,7 +24,7 @@ impl Lock for BareCas {
 pub struct Std(pub std::sync::Mutex<()>);
 
 impl Lock for Std {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.lock().expect("not poisoned");
         critical()
@@ -35,7 +35,7 @@ impl Lock for Std {
 pub struct ParkingLot(pub parking_lot::Mutex<()>);
 
 impl Lock for ParkingLot {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.lock();
         critical()
@@ -46,13 +46,13 @@ impl Lock for ParkingLot {
 pub struct StdRw(pub std::sync::RwLock<()>);
 
 impl ReadWrite for StdRw {
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.read().expect("not poisoned");
         critical()
     }
 
-    #[inline]
+    #[inline(always)]
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.write().expect("not poisoned");
         critical()
@@ -63,13 +63,13 @@ impl ReadWrite for StdRw {
 pub struct ParkingLotRw(pub parking_lot::RwLock<()>);
 
 impl ReadWrite for ParkingLotRw {
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.read();
         critical()
     }
 
-    #[inline]
+    #[inline(always)]
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.write();
         critical()

@@ -9,20 +9,20 @@ mod posix;
 mod read_write;
 mod system_v;
 
-pub use files::{Bare, FdLock, Flock, OpenFileDescription, Opened, byte, lock_byte};
+pub use files::{Bare, FdLock, Flock, Named, OpenFileDescription, Opened, byte, lock_byte};
 pub use local::{BareCas, ParkingLot, ParkingLotRw, Std, StdRw};
 pub use ours::{Hostlock, HostlockFair, HostlockPermits, HostlockRw};
-pub use posix::{Kind, Pthread, Semaphore};
+pub use posix::{Kind, Pthread, Pthreads, Semaphore};
 pub use read_write::{PthreadRw, ReadWrite, SharedRw};
 pub use system_v::SysV;
 
-/// A lock as the benchmarks use it. Calls are inlined where the lock's own are.
+/// A lock as the benchmarks use it. Inlined always: what is measured is the lock, not the call of this.
 pub trait Lock {
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R;
 }
 
 impl<L: Lock> Lock for &L {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         (**self).with(critical)
     }
@@ -40,7 +40,7 @@ impl<S: Shared> Shared for &S {
 }
 
 /// A call that a signal may interrupt, until it succeeds.
-#[inline]
+#[inline(always)]
 fn patiently(what: &str, mut call: impl FnMut() -> libc::c_int) {
     while call() != 0 {
         let error = std::io::Error::last_os_error();

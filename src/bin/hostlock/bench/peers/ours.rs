@@ -5,7 +5,7 @@ use super::{Lock, ReadWrite, Shared, SharedRw};
 pub struct Hostlock(pub hostlock::Mutex);
 
 impl Lock for Hostlock {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.lock().expect("the lock");
         critical()
@@ -23,7 +23,7 @@ impl Shared for Hostlock {
 pub struct HostlockFair(pub hostlock::Mutex);
 
 impl Lock for HostlockFair {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let guard = self.0.lock().expect("the lock");
         let result = critical();
@@ -43,7 +43,7 @@ impl Shared for HostlockFair {
 pub struct HostlockPermits(pub hostlock::Semaphore);
 
 impl Lock for HostlockPermits {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _permit = self.0.acquire().expect("a permit");
         critical()
@@ -60,13 +60,13 @@ impl Shared for HostlockPermits {
 pub struct HostlockRw(pub hostlock::RwLock);
 
 impl ReadWrite for HostlockRw {
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.read().expect("the lock");
         critical()
     }
 
-    #[inline]
+    #[inline(always)]
     fn write<R>(&self, critical: impl FnOnce() -> R) -> R {
         let _guard = self.0.write().expect("the lock");
         critical()

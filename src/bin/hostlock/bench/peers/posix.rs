@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 
+use super::super::arena::Arena;
 use super::{Lock, Shared, patiently};
 
 /// `pthread_mutex_t` with `PTHREAD_PROCESS_SHARED`. Lies wherever it was put, so also in shared memory.
@@ -68,7 +69,7 @@ impl Pthread {
 }
 
 impl Lock for Pthread {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         // SAFETY: initialised by `init`.
         match unsafe { libc::pthread_mutex_lock(self.0.get()) } {
@@ -85,6 +86,33 @@ impl Lock for Pthread {
 impl Shared for Pthread {
     fn here(&self) -> impl Lock {
         self
+    }
+}
+
+/// So many of them, side by side in memory that processes share.
+pub struct Pthreads<const COUNT: usize>(Arena<MaybeUninit<[Pthread; COUNT]>>);
+
+impl<const COUNT: usize> Pthreads<COUNT> {
+    pub fn new(kind: Kind) -> Self {
+        // SAFETY: nothing is said of what its bytes are.
+        let all = Self(unsafe { Arena::new(|_| {}) });
+        all.reset(kind);
+        all
+    }
+
+    /// Makes them anew; nobody uses one meanwhile.
+    pub fn reset(&self, kind: Kind) {
+        let first = self.0.board().as_ptr().cast::<Pthread>().cast_mut();
+        for index in 0..COUNT {
+            // SAFETY: inside the mapping, which may be written to and stays for as long as there is a reference to one of them.
+            unsafe { Pthread::init(first.add(index), kind) };
+        }
+    }
+
+    pub fn get(&self, index: usize) -> &Pthread {
+        assert!(index < COUNT, "there are {COUNT}");
+        // SAFETY: inside the mapping; initialised by `new`.
+        unsafe { &*self.0.board().as_ptr().cast::<Pthread>().add(index) }
     }
 }
 
@@ -105,7 +133,7 @@ impl Semaphore {
 }
 
 impl Lock for Semaphore {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         // SAFETY: initialised by `init`.
         patiently("sem_wait", || unsafe { libc::sem_wait(self.0.get()) });

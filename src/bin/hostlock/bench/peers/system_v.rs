@@ -43,7 +43,7 @@ impl Drop for SysV {
 }
 
 impl Lock for SysV {
-    #[inline]
+    #[inline(always)]
     fn with<R>(&self, critical: impl FnOnce() -> R) -> R {
         self.add(0, -1);
         let result = critical();

@@ -1,7 +1,6 @@
 //! Many locks of one process that is killed.
 
 use std::fs::File;
-use std::mem::MaybeUninit;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -10,12 +9,11 @@ use hostlock::{Mutex, Space};
 
 use super::Suite;
 use crate::bench::Bench;
-use crate::bench::arena::Arena;
 use crate::bench::death::{kill_owner, now};
 use crate::bench::ground::Ground;
 use crate::bench::measure::{Case, Measurement, Quantity, Sample, in_turn};
 use crate::bench::number::grouped;
-use crate::bench::peers::{Kind, Lock, Pthread, SysV, byte, lock_byte};
+use crate::bench::peers::{Kind, Lock, Pthreads, SysV, byte, lock_byte};
 use crate::exit::Failure;
 
 const PEERS: &[&str] = &["hostlock", "pthread-robust", "sysv", "ofd"];
@@ -66,7 +64,7 @@ fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
     let contest = ground.contest(plan, PEERS, |name| {
         Ok(match name {
             "hostlock" => measured(ground, Hostlocks::new(ground).map_err(|error| error.to_string())?),
-            "pthread-robust" => measured(ground, Pthreads::new()),
+            "pthread-robust" => measured(ground, Pthreads::<LOCKS>::new(Kind::Robust)),
             "sysv" => measured(ground, ground.kept.many.as_ref().map_err(String::clone)?),
             "ofd" => measured(ground, Bytes(ground.directory().join("bytes"))),
             _ => unreachable!("{name} is not among the peers"),
@@ -136,28 +134,10 @@ impl Held for &[Mutex] {
     }
 }
 
-struct Pthreads(Arena<MaybeUninit<[Pthread; LOCKS]>>);
-
-impl Pthreads {
-    fn new() -> Self {
-        // SAFETY: nothing is said of what its bytes are.
-        Self(unsafe { Arena::new(|_| {}) })
-    }
-
-    fn get(&self, index: usize) -> &Pthread {
-        // SAFETY: inside the mapping; initialised by `reset`, which comes before all else.
-        unsafe { &*self.0.board().as_ptr().cast::<Pthread>().add(index) }
-    }
-}
-
-impl Many for Pthreads {
+impl Many for Pthreads<LOCKS> {
     /// Anew: those that did not come back never will.
     fn reset(&self) -> Result<(), String> {
-        for index in 0..LOCKS {
-            let place = self.0.board().as_ptr().cast::<Pthread>().cast_mut();
-            // SAFETY: inside the mapping, which may be written to and is shared by nobody now.
-            unsafe { Pthread::init(place.add(index), Kind::Robust) };
-        }
+        Pthreads::reset(self, Kind::Robust);
         Ok(())
     }
 
@@ -166,7 +146,7 @@ impl Many for Pthreads {
     }
 }
 
-impl Held for &Pthreads {
+impl Held for &Pthreads<LOCKS> {
     fn take(&self, index: usize) {
         assert!(self.get(index).try_take() == Some(false), "a lock is not free");
     }

@@ -1,9 +1,12 @@
 //! What can be measured.
 
 mod contended;
+mod crowd;
 mod handoff;
-#[allow(unsafe_code)]
 mod held;
+#[allow(unsafe_code)]
+mod lines;
+mod many;
 #[allow(unsafe_code)]
 mod open;
 mod reads;
@@ -27,8 +30,17 @@ pub(crate) struct Suite {
     pub(crate) goals: fn(&[Case]) -> Vec<Goal>,
 }
 
-pub(crate) const SUITES: [Suite; 7] =
-    [uncontended::SUITE, contended::SUITE, reads::SUITE, handoff::SUITE, recovery::SUITE, open::SUITE, held::SUITE];
+pub(crate) const SUITES: [Suite; 9] = [
+    uncontended::SUITE,
+    contended::SUITE,
+    reads::SUITE,
+    handoff::SUITE,
+    recovery::SUITE,
+    open::SUITE,
+    held::SUITE,
+    many::SUITE,
+    lines::SUITE,
+];
 
 /// The suite of that name.
 pub(crate) fn find(name: &str) -> Option<&'static Suite> {

@@ -43,7 +43,7 @@ const LIGHT: Theme = Theme {
     bad: "#c2452d",
     peers: [
         "#0b5fd8", "#5aa2ff", "#8a6fe8", "#9aa3ad", "#b58900", "#c9a86a", "#d1493f", "#e8841a", "#c2367f", "#8c2d19",
-        "#2b9348", "#6b705c", "#0f8b8d", "#5f7f1f", "#45b7b8", "#7ba05b", "#667080",
+        "#2b9348", "#6b705c", "#0f8b8d", "#5f7f1f", "#45b7b8", "#7ba05b", "#a0527a", "#667080",
     ],
 };
 
@@ -56,7 +56,7 @@ const DARK: Theme = Theme {
     bad: "#ff7b60",
     peers: [
         "#62a8ff", "#a8d0ff", "#b8a3ff", "#7d8794", "#e3bf4f", "#d9c79a", "#ff7a70", "#ffb163", "#f383bd", "#e07a5f",
-        "#6fd08c", "#b0b59a", "#4fd1d3", "#b5d67a", "#8fe3e4", "#c0dba3", "#98a2b0",
+        "#6fd08c", "#b0b59a", "#4fd1d3", "#b5d67a", "#8fe3e4", "#c0dba3", "#e0a3c2", "#98a2b0",
     ],
 };
 
