@@ -365,7 +365,6 @@ impl<L: Borrow<ReadWrite>> Drop for Read<L> {
     }
 }
 
-#[cold]
 #[inline(never)]
 fn end_read(lock: &ReadWrite, reading: Reading, stamped: bool, told: Option<Box<Abandoned>>) {
     if stamped {

@@ -270,8 +270,8 @@ impl ReadWrite {
         }
     }
 
-    /// Reads, waiting until what `deadline` says, which is asked if it has to wait.
-    #[cold]
+    /// Reads, waiting until what `deadline` says, which is asked if it has to wait. Apart, and not cold: whoever has no line comes by here each time.
+    #[inline(never)]
     pub(crate) fn read_slowly(&self, deadline: impl FnOnce() -> Deadline) -> Result<(Reading, Option<Box<Abandoned>>)> {
         match self {
             Self::Segment(lock) => match lock.read_fast() {

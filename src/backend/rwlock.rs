@@ -143,6 +143,7 @@ impl SharedRwLock {
     }
 
     /// Reads if nobody writes or wants to, without a word about the dead.
+    #[inline(always)]
     pub(crate) fn read_fast(&self) -> Option<Reading> {
         let place = Place::unpack(self.lock.place.load(Relaxed));
         let mine = self.mine.load(Relaxed);
@@ -441,6 +442,7 @@ impl SharedRwLock {
     }
 
     /// Takes a reader off; `false` if it is another process's, or there is none any more. To be called once for each.
+    #[inline]
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
         if reading.cell == Reading::LINE {
             let left = self.lines.leave(&self.lock.me);

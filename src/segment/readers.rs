@@ -101,12 +101,14 @@ impl Segment {
     #[inline]
     pub(crate) fn is_quiet(&self, cell: &ReaderCell) -> bool {
         let lent = cell.lent();
-        (lent.is_idle() || self.are_lines_quiet(lent)) && cell.look().is_idle()
+        // All at once, for there are many cells.
+        Cell(lent.0 | cell.look().0).is_idle() || self.are_lines_quiet(lent, cell)
     }
 
     #[cold]
-    fn are_lines_quiet(&self, lent: Cell) -> bool {
+    fn are_lines_quiet(&self, lent: Cell, cell: &ReaderCell) -> bool {
         lent_of(lent, self.reader_lines_of(lent)).is_some_and(|mut lines| lines.all(ReaderLine::is_quiet))
+            && cell.look().is_idle()
     }
 
     /// Whether nobody reads by a cell, nor by lines that it lends. To be asked for by who holds the lock, after those were shut.
