@@ -42,9 +42,11 @@ const STARVING: Duration = Duration::from_millis(1);
 const LOOK_FOR_CYCLES: u32 = 32;
 /// How long whoever cannot sleep leaves the lock to those for whom it is reserved. They have been woken, and only have to get to run.
 const COURTESY: Duration = Duration::from_millis(1);
-/// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`].
-const SPINS: u32 = 40;
-const LONGEST_PAUSE: u32 = 8;
+/// Looks at a held lock before going to sleep, each after a pause twice as long as the one before, up to [`LONGEST_PAUSE`]: some 10 µs in all. Longer pauses let
+/// more turns through, and each waiter miss more of them: at 256 instead of 8 times the waits that one in a thousand exceeds were four times those of a
+/// lock that does not spin. Who spins for longer, for an owner that does not run, keeps the processor from it.
+const SPINS: u32 = 50;
+const LONGEST_PAUSE: u32 = 3;
 
 pub(super) fn wake_one(word: &AtomicU64) -> bool {
     futex::wake(word, 1) > 0
