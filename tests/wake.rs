@@ -120,7 +120,7 @@ fn whoever_waits_for_the_dead_is_woken() {
     });
 }
 
-/// Woken by the end of a thread, they cannot sleep until that of the process.
+/// Woken by the end of a thread, they cannot sleep until that of the process, which they do where others want the processor.
 #[test]
 fn whoever_cannot_wait_for_a_process_is_woken_by_its_end_nevertheless() {
     or_skip!(can_be_told());

@@ -29,6 +29,8 @@ const FIRST_SLEEP: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_millis(1);
 /// How long "alive" is believed without asking again.
 const BELIEVED: Duration = Duration::from_millis(5);
+/// Whoever gets the processor back so much later has not got it for itself.
+const LONG_TURN: Duration = Duration::from_micros(100);
 /// Who has waited for so long is before whoever just comes.
 const STARVING: Duration = Duration::from_millis(1);
 /// After so many sleeps that nobody ended, a waiter looks whether it waits for itself; before that after each power of two.
@@ -496,21 +498,21 @@ impl Wait<'_> {
         true
     }
 
-    /// Comes back as soon as the process of one of `ended` is gone, at the latest then.
+    /// Comes back as soon as one of `ended` has let go of all it held, or a moment after `until`.
     fn watch(&self, ended: &[Slot], until: Monotonic) {
         let segment = &self.space.segment;
-        let has_let_go = |slot: &Slot| segment.is_present(*slot) != Some(true);
-        // It may be gone by now; and whoever has not got that far may be on this very processor, which is its own while we sleep. To yield it again and again would do, if there were
-        // not others who want it: to whom it goes then is for the kernel to say.
-        if ended.iter().any(has_let_go) {
-            return;
-        }
-        let them: Vec<_> = ended.iter().filter_map(|slot| Some(segment.participant(*slot)?.identity)).collect();
-        if liveness::sleep_until_end(&them, &self.space.me_as_judge(), until) {
-            return;
-        }
-        while Monotonic::now() < until && !ended.iter().any(has_let_go) {
+        let is_there = || !ended.iter().any(|slot| segment.is_present(*slot) != Some(true));
+        // First it looks: whoever has ended may have been on this very processor, which somebody else would have now.
+        while is_there() && Monotonic::now() < until {
+            let yielded = Monotonic::now();
             std::thread::yield_now();
+            // Nothing tells who had the processor. If it was neither the dying one nor nobody, it will be somebody else's again and again; a sleeper is let in when it is woken.
+            if Monotonic::now().since(yielded) > LONG_TURN && is_there() {
+                let them: Vec<_> = ended.iter().filter_map(|slot| Some(segment.participant(*slot)?.identity)).collect();
+                if liveness::sleep_until_end(&them, &self.space.me_as_judge(), self.at_most(SOON)) {
+                    return;
+                }
+            }
         }
     }
 
