@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hostlock::Space;
@@ -16,6 +17,7 @@ fn role() {
         ("holder", holder),
         ("waiter", waiter),
         ("mortal", mortal),
+        ("survivor", survivor),
         ("reader", reader),
         ("writer", |arguments| wait_alone(arguments, |space| space.rwlock("shared")?.write().map(drop))),
         ("locker", |arguments| wait_alone(arguments, |space| space.mutex("mutex")?.lock().map(drop))),
@@ -82,33 +84,53 @@ fn waiter(arguments: &[String]) {
 /// Sleepers look by themselves after 10 ms, 20, 40 and so on: the last look before this is at 5.1 s, and the next one at 10.2.
 const UNTIL_LONG_SLEEPS: Duration = Duration::from_millis(6_000);
 
+/// All that `waiter` waits for it has soon after the holder's end.
+fn are_woken(path: &str, end: &str, waiter: Command) {
+    let mut holder = start("holder", &[path]);
+    holder.expect("ready");
+    let look = space(path);
+    assert!(are_noticed_at_once(path), "{end}");
+    let waiter = start_command(waiter);
+    support::wait_until("all wait", || look.usage().waiting == 6);
+    std::thread::sleep(UNTIL_LONG_SLEEPS);
+    let ended = Instant::now();
+    match end {
+        "kill" => holder.kill_without_reaping(),
+        other => holder.tell(other),
+    }
+    let had: Vec<_> = (0..7).map(|_| waiter.hear()).collect();
+    let waited = ended.elapsed();
+    assert_eq!(had.last().map(String::as_str), Some("all"), "{had:?}");
+    println!("{end}: all six had it {waited:?} later");
+    // Their own looks would be seconds away still.
+    assert!(waited < Duration::from_secs(3), "{end}: {waited:?}, {had:?}");
+}
+
 #[test]
 fn whoever_waits_for_the_dead_is_woken() {
     or_skip!(can_be_told());
-    let ends = ["kill", "exec", "exit"];
     std::thread::scope(|scope| {
-        for end in ends {
+        for end in ["kill", "exec", "exit"] {
             scope.spawn(move || {
                 let root = root();
                 let path = root.path().to_str().unwrap();
-                let mut holder = start("holder", &[path]);
-                holder.expect("ready");
-                let look = space(path);
-                assert!(are_noticed_at_once(path), "{end}");
-                let waiter = start("waiter", &[path]);
-                support::wait_until("all wait", || look.usage().waiting == 6);
-                std::thread::sleep(UNTIL_LONG_SLEEPS);
-                let ended = Instant::now();
-                match end {
-                    "kill" => holder.kill_without_reaping(),
-                    other => holder.tell(other),
-                }
-                let had: Vec<_> = (0..7).map(|_| waiter.hear()).collect();
-                let waited = ended.elapsed();
-                assert_eq!(had.last().map(String::as_str), Some("all"), "{had:?}");
-                println!("{end}: all six had it {waited:?} later");
-                // Their own looks would be seconds away still.
-                assert!(waited < Duration::from_secs(3), "{end}: {waited:?}, {had:?}");
+                are_woken(path, end, command("waiter", &[path]));
+            });
+        }
+    });
+}
+
+/// Woken by the end of a thread, they cannot sleep until that of the process, which they do where others want the processor.
+#[test]
+fn whoever_cannot_wait_for_a_process_is_woken_by_its_end_nevertheless() {
+    or_skip!(can_be_told());
+    or_skip!(filter::is_possible());
+    std::thread::scope(|scope| {
+        for call in [libc::SYS_pidfd_open, libc::SYS_ppoll] {
+            scope.spawn(move || {
+                let root = root();
+                let path = root.path().to_str().unwrap();
+                are_woken(path, "kill", filtered(command("waiter", &[path]), call, Errno::ENOSYS));
             });
         }
     });
@@ -249,4 +271,55 @@ fn the_end_of_a_thread_is_not_that_of_its_process() {
         mortal.signal(Signal::SIGKILL);
         assert!(mutex.lock().unwrap().abandoned().is_some());
     }
+}
+
+/// The thread that registered ends while somebody waits for what the process holds; that lives, and lets go.
+fn survivor(arguments: &[String]) {
+    let path = arguments[0].clone();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let registers = std::thread::spawn(move || {
+        let mutex = space(&path).mutex("mutex").unwrap();
+        sender.send(mutex.lock_owned().unwrap()).unwrap();
+        ends.recv().unwrap();
+    });
+    let held = receiver.recv().unwrap();
+    say("ready");
+    hear();
+    end.send(()).unwrap();
+    registers.join().unwrap();
+    say("ended");
+    hear();
+    drop(held);
+    hear();
+}
+
+#[test]
+fn who_is_woken_by_the_end_of_a_thread_waits_on_for_its_process_to_let_go() {
+    or_skip!(can_be_told());
+    let lets_go_after = |pause: Duration| {
+        let root = root();
+        let path = root.path().to_str().unwrap();
+        let mut survivor = start("survivor", &[path]);
+        survivor.expect("ready");
+        assert!(are_noticed_at_once(path));
+        let look = space(path);
+        let locker = start("locker", &[path]);
+        support::wait_until("it waits", || look.usage().waiting == 1);
+        std::thread::sleep(UNTIL_LONG_SLEEPS);
+        survivor.tell("end");
+        survivor.expect("ended");
+        std::thread::sleep(pause);
+        assert_eq!(locker.hear_within(Duration::from_millis(1)), None, "{pause:?}: taken from the living");
+        let released = Instant::now();
+        survivor.tell("release");
+        locker.expect("has it");
+        assert!(released.elapsed() < Duration::from_secs(3), "{pause:?}: {:?}", released.elapsed());
+    };
+    // While it waits for the process to be gone, while it looks now and then, and when it sleeps as before.
+    std::thread::scope(|scope| {
+        for pause in [0, 100, 1_000].map(Duration::from_millis) {
+            scope.spawn(move || lets_go_after(pause));
+        }
+    });
 }

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hurry::{Hurry, Next};
 use super::shared::SharedSpace;
 use super::{cancel, deadlock};
 use crate::Error;
@@ -15,7 +16,7 @@ use crate::os::clock::{Boottime, Deadline, Monotonic};
 use crate::os::fence as membarrier;
 use crate::os::futex::{self, Woken};
 use crate::os::life::Sign;
-use crate::os::liveness::Life;
+use crate::os::liveness::{self, Life};
 use crate::protocol::mutex::{Acquired, Failure, LockWords};
 use crate::protocol::slot::Slot;
 use crate::protocol::word::OwnerWord;
@@ -29,13 +30,8 @@ const FIRST_SLEEP: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_millis(1);
 /// How long "alive" is believed without asking again.
 const BELIEVED: Duration = Duration::from_millis(5);
-/// For so long, and then so many times, whoever waits looks at somebody who may be dying: without a pause first, and then after pauses each of which is twice as long as the one
-/// before, up to [`SOON`]. What has not become of it by then is left to the other looks: it was one thread of a process that lives.
-const HURRY: Duration = Duration::from_millis(1);
-const HURRIED: u32 = 300;
-const FIRST_PAUSE: Duration = Duration::from_micros(20);
-/// Of so many looks in a hurry one asks for all that can be asked for.
-const THOROUGH: u32 = 16;
+/// Whoever gets the processor back so much later has not got it for itself.
+const LONG_TURN: Duration = Duration::from_micros(100);
 /// Who has waited for so long is before whoever just comes.
 const STARVING: Duration = Duration::from_millis(1);
 /// After so many sleeps that nobody ended, a waiter looks whether it waits for itself; before that after each power of two.
@@ -161,24 +157,6 @@ pub(super) struct Waiting {
     pub(super) deadline: Deadline,
     /// What of what it waits for is its own: see [`Segment::enlist`](crate::segment::Segment::enlist).
     pub(super) own: u64,
-}
-
-/// Looks because a thread has ended of whoever is in the way.
-#[derive(Clone, Copy, Default)]
-struct Hurry {
-    since: Option<Monotonic>,
-    looks: u32,
-    pauses: u32,
-}
-
-impl Hurry {
-    fn is_over(self) -> bool {
-        self.pauses >= HURRIED
-    }
-
-    fn is_on(self) -> bool {
-        self.looks > 0 && !self.is_over()
-    }
 }
 
 /// One wait of one thread for one lock, or for one bell.
@@ -309,13 +287,7 @@ impl Host for Wait<'_> {
         let last = judged.load(Relaxed);
         let is_recent =
             (last >> 32) as u32 == incarnation && (now as u32).wrapping_sub(last as u32) < BELIEVED.as_millis() as u32;
-        let hurry = self.hurry.get();
-        let is_believed = match hurry.is_on() {
-            // A thorough look takes as long as ten of these.
-            true => !hurry.looks.is_multiple_of(THOROUGH) && segment.is_present(slot) == Some(true),
-            false => is_recent,
-        };
-        if is_believed {
+        if is_recent && !self.hurry.get().is_on() {
             return Verdict::Alive;
         }
         let Some(them) = segment.participant(slot) else { return Verdict::Unregistered };
@@ -464,21 +436,25 @@ impl Wait<'_> {
 
     fn sleep_on(&self, word: &impl futex::Word, seen: u32) {
         let awaited = self.awaited.take();
-        let signs = awaited.iter().filter_map(|slot| self.space.segment.life_of(*slot));
+        let signs = awaited.iter().filter_map(|slot| Some((*slot, self.space.segment.life_of(*slot)?)));
         let cancel = cancel::current();
         let mut others: Vec<(&AtomicU32, u32)> = cancel.iter().map(|cancel| cancel.word()).collect();
-        let mut has_ended = false;
-        for (life, sign) in signs {
+        let cancels = others.len();
+        let (mut there, mut ended) = (Vec::new(), Vec::new());
+        for (slot, (life, sign)) in signs {
             match sign {
-                Sign::Thread(value) => others.push((life, value)),
-                Sign::Ended => has_ended = true,
+                Sign::Thread(value) => {
+                    others.push((life, value));
+                    there.push(slot);
+                }
+                Sign::Ended => ended.push(slot),
                 Sign::None => {}
             }
         }
-        if !has_ended {
+        if ended.is_empty() {
             self.hurry.take();
-        } else if !self.hurry.get().is_over() {
-            return self.look_soon(word, seen);
+        } else if self.looks_soon(word, seen, &ended) {
+            return;
         }
         let longest = if self.blind.get() { SOON } else { self.space.check_interval };
         let lease = self.lease_ends.take().map_or(Duration::MAX, Boottime::left);
@@ -497,12 +473,13 @@ impl Wait<'_> {
         };
         match woken {
             Woken::TimedOut => self.sleeps.set(self.sleeps.get() + 1),
-            // The kernel wakes one of those who wait for that thread: the others are for us to wake.
             Woken::CalledFor(other) => {
-                // Whoever is dying may be on this very processor, and is not dead before it got to run.
-                std::thread::yield_now();
-                self.hurry.set(Hurry { looks: 1, ..self.hurry.get() });
+                // The kernel wakes one of those who wait for that thread: the others are for us to wake.
                 futex::wake(others[other].0, i32::MAX);
+                if let Some(place) = other.checked_sub(cancels) {
+                    self.hurry.take();
+                    self.looks_soon(word, seen, &there[place..=place]);
+                }
             }
             // No futex: look again soon, as often as others would be woken.
             Woken::Refused(_) => {
@@ -513,19 +490,35 @@ impl Wait<'_> {
         }
     }
 
-    /// A thread has ended of whoever is in the way, and so, it may be, its whole process, or will have in a moment: a small one takes microseconds, one with much memory
-    /// a tenth of a second. Looks again soon.
-    fn look_soon(&self, word: &impl futex::Word, seen: u32) {
+    /// A thread of each of `ended` has ended, and so, it may be, its whole process, or will have in a moment. `false`: that was long ago, and there is no hurry any more.
+    fn looks_soon(&self, word: &impl futex::Word, seen: u32, ended: &[Slot]) -> bool {
         let now = Monotonic::now();
-        let mut hurry = self.hurry.get();
-        hurry.looks += 1;
-        if now.since(*hurry.since.get_or_insert(now)) < HURRY {
-            std::thread::yield_now();
-        } else {
-            futex::wait(word, seen, self.at_most(SOON.min(FIRST_PAUSE * (1 << hurry.pauses.min(8)))));
-            hurry.pauses += 1;
-        }
+        let (next, hurry) = self.hurry.get().next(now);
         self.hurry.set(hurry);
+        match next {
+            Next::Watch(until) => self.watch(ended, self.at_most(until.since(now))),
+            Next::Pause(pause) => drop(futex::wait(word, seen, self.at_most(pause))),
+            Next::Sleep => return false,
+        }
+        true
+    }
+
+    /// Comes back as soon as one of `ended` has let go of all it held, or a moment after `until`.
+    fn watch(&self, ended: &[Slot], until: Monotonic) {
+        let segment = &self.space.segment;
+        let is_there = || !ended.iter().any(|slot| segment.is_present(*slot) != Some(true));
+        // First it looks: whoever has ended may have been on this very processor, which somebody else would have now.
+        while is_there() && Monotonic::now() < until {
+            let yielded = Monotonic::now();
+            std::thread::yield_now();
+            // Nothing tells who had the processor. If it was neither the dying one nor nobody, it will be somebody else's again and again; a sleeper is let in when it is woken.
+            if Monotonic::now().since(yielded) > LONG_TURN && is_there() {
+                let them: Vec<_> = ended.iter().filter_map(|slot| Some(segment.participant(*slot)?.identity)).collect();
+                if liveness::sleep_until_end(&them, &self.space.me_as_judge(), self.at_most(SOON)) {
+                    return;
+                }
+            }
+        }
     }
 
     /// So long from now, or until the deadline.

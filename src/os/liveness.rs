@@ -7,8 +7,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 
+use super::clock::Monotonic;
 use super::identity::{self, Identity};
 
 /// Why somebody is certainly dead.
@@ -33,14 +34,8 @@ pub(crate) enum Life {
 
 /// Judges the process behind `them`, as seen by the process behind `me`.
 pub(crate) fn of_process(them: &Identity, me: &Identity) -> Life {
-    if !them.has_valid_pid() {
-        return Life::Unknown("the recorded PID cannot be one");
-    }
-    if me.pid_namespace == 0 || them.pid_namespace != me.pid_namespace {
-        return Life::Unknown("it was recorded in another PID namespace");
-    }
-    if them.boot != me.boot {
-        return Life::Unknown("it was recorded under another boot of the kernel");
+    if let Err(why) = is_in_reach(them, me) {
+        return Life::Unknown(why);
     }
     match identity::open_pidfd(them.pid) {
         Ok(fd) => match same_process(them, me, Some(&fd)) {
@@ -59,6 +54,37 @@ pub(crate) fn of_process(them: &Identity, me: &Identity) -> Life {
         // A thread has the PID now (EINVAL, later ENOENT), or we are out of descriptors or memory.
         Err(_) => Life::Unknown("the kernel did not say"),
     }
+}
+
+/// Whether the PID that `them` says means anything to `me`.
+fn is_in_reach(them: &Identity, me: &Identity) -> Result<(), &'static str> {
+    if !them.has_valid_pid() {
+        Err("the recorded PID cannot be one")
+    } else if me.pid_namespace == 0 || them.pid_namespace != me.pid_namespace {
+        Err("it was recorded in another PID namespace")
+    } else if them.boot != me.boot {
+        Err("it was recorded under another boot of the kernel")
+    } else {
+        Ok(())
+    }
+}
+
+/// Sleeps until a process behind one of `them` has ended, or a signal comes, at most until then. `false`: there is none that can be waited for.
+///
+/// That it ended proves nothing: the PID may have been somebody else's. Callers judge afterwards.
+pub(crate) fn sleep_until_end(them: &[Identity], me: &Identity, until: Monotonic) -> bool {
+    let mut processes = Vec::new();
+    for them in them.iter().filter(|them| is_in_reach(them, me).is_ok()) {
+        match identity::open_pidfd(them.pid) {
+            Ok(process) => processes.push(process),
+            Err(Errno::ESRCH) => return true,
+            Err(_) => {}
+        }
+    }
+    let mut polled: Vec<_> = processes.iter().map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN)).collect();
+    let left = until.since(Monotonic::now());
+    // A filter may refuse it.
+    !polled.is_empty() && matches!(ppoll(&mut polled, Some(left.into()), None), Ok(_) | Err(Errno::EINTR))
 }
 
 /// Whether the process that has the PID now is the one recorded.
@@ -91,6 +117,7 @@ fn has_ended(fd: &OwnedFd) -> bool {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::time::Duration;
 
     use super::*;
 
@@ -121,6 +148,36 @@ mod tests {
         assert_eq!(of_process(&them, &me), Life::Dead(Evidence::Zombie));
         child.wait().unwrap();
         assert_eq!(of_process(&them, &me), Life::Dead(Evidence::NoSuchProcess));
+    }
+
+    #[test]
+    fn an_end_is_slept_for_and_not_for_longer_than_asked() {
+        let me = Identity::mine();
+        let mut child = child();
+        let them = recorded(&child);
+        let after = |span| Monotonic::now().saturating_add(span);
+        let until = after(Duration::from_millis(20));
+        assert!(sleep_until_end(&[them, me], &me, until));
+        assert!(Monotonic::now() >= until, "both of them are there");
+        let begun = Monotonic::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(them.pid as i32), nix::sys::signal::SIGKILL).unwrap();
+            });
+            assert!(sleep_until_end(&[me, them], &me, after(Duration::from_secs(60))));
+        });
+        assert!(Monotonic::now().since(begun) < Duration::from_secs(30), "nobody told it of the end");
+        assert!(matches!(of_process(&them, &me), Life::Dead(_)));
+        child.wait().unwrap();
+        // Whoever is not there any more has ended; whose PID is of another place is nobody to wait for.
+        assert!(sleep_until_end(&[them], &me, after(Duration::from_secs(60))));
+        assert!(!sleep_until_end(
+            &[Identity { pid_namespace: 0, ..them }],
+            &Identity { pid_namespace: 0, ..me },
+            until
+        ));
+        assert!(!sleep_until_end(&[], &me, after(Duration::from_secs(60))));
     }
 
     #[test]
