@@ -8,6 +8,7 @@
 mod crash;
 mod support;
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crash::scene::{
 };
 use crash::sweep::{Case, JOIN, NAME, OTHER, Plan, join_in, sweep};
 use crash::trace::{Forked, Victim};
-use hostlock::Error;
+use hostlock::{Error, RwLock};
 
 /// Long enough that a victim that is led step by step gets to its sleep before it is over.
 const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 150 } else { 100 });
@@ -28,6 +29,9 @@ const SHORT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 150 } 
 fn judge_rwlock(case: &mut Case) {
     drop(case.guard.take());
     end_of_sleeper(case);
+    if let Some(kept) = case.kept.take() {
+        drop(kept.try_read_for(BOUND).unwrap_or_else(|e| panic!("a reader is stuck: {e}")));
+    }
     let rwlock = rwlock(case);
     // Said by the words: the last writer that went in did not come out.
     let raw = case.raw();
@@ -178,6 +182,102 @@ fn killed_changing_from_one_to_the_other_it_stops_nobody() {
             drop(guard.unwrap_or_else(|refused| panic!("{}", refused.error)));
         })
     });
+}
+
+// Readers by lines.
+
+/// Reads as often as it takes for the next read to be by a line.
+fn read_much(rwlock: &RwLock) {
+    (0..2500).for_each(|_| drop(rwlock.read().expect("a free lock")));
+}
+
+/// Of so many lent lines there is word in the segment when the victim is stopped.
+fn sweep_line(what: &str, lent: Range<u32>, wavers: bool, begin: &dyn Fn(&mut Case) -> Option<Victim>) {
+    let begin = |case: &mut Case| {
+        case.enter();
+        case.token = rwlock(case).write().expect("a free lock").token();
+        begin(case)
+    };
+    let meanwhile = |case: &mut Case, victim: &Victim| {
+        let seen = case.raw().lines_lent();
+        assert!(lent.contains(&seen), "{seen} lines are lent");
+        note(case, victim);
+    };
+    sweep(&Plan { what, wavers, begin: &begin, meanwhile: &meanwhile, afterwards: &judge_rwlock });
+}
+
+#[test]
+fn killed_reading_by_a_line_it_holds_back_no_writer() {
+    sweep_line("read by a line; unlock", 1..2, false, &|case| {
+        let rwlock = rwlock(case);
+        after(case, || read_much(&rwlock), |_, ()| drop(rwlock.read().expect("a free lock")))
+    });
+    // Somewhere in these it is lent.
+    sweep_line("reads of which one opens a line", 0..2, false, &|case| {
+        let rwlock = rwlock(case);
+        let before = || (0..2000).for_each(|_| drop(rwlock.read().expect("a free lock")));
+        after(case, before, |_, ()| (0..3).for_each(|_| drop(rwlock.read().expect("a free lock"))))
+    });
+    sweep_line("a handle that has a line goes", 0..2, false, &|case| {
+        let rwlock = rwlock(case);
+        let handle = || {
+            let handle = rwlock.clone();
+            read_much(&handle);
+            handle
+        };
+        after(case, handle, |_, handle| drop(handle))
+    });
+}
+
+#[test]
+fn killed_writing_where_somebody_may_read_by_a_line_it_leaves_none_beside_the_next_writer() {
+    sweep_line("write where a line is open", 1..2, false, &|case| {
+        let rwlock = rwlock(case);
+        read_much(&rwlock);
+        let writer = victim(case, |_| drop(rwlock.write().expect("a free lock")));
+        // It stays open until the victim shuts it.
+        case.kept = Some(rwlock);
+        writer
+    });
+    sweep_line("a name given up while a line is open", 0..2, false, &|case| {
+        let rwlock = rwlock(case);
+        read_much(&rwlock);
+        let space = case.space().clone();
+        let giver = victim(case, |_| space.remove(NAME).expect("a name that nobody uses"));
+        case.kept = Some(rwlock);
+        giver
+    });
+}
+
+#[test]
+fn killed_while_it_waits_for_a_reader_by_a_line_it_lets_it_go_on() {
+    let begin = |case: &mut Case| {
+        case.enter();
+        let rwlock = rwlock(case);
+        case.token = rwlock.write().expect("a free lock").token();
+        read_much(&rwlock);
+        std::mem::forget(rwlock.read().expect("a free lock"));
+        assert_eq!(case.raw().lines_lent(), 1);
+        let writer = victim(case, |_| {
+            let outcome = rwlock.try_write_for(SHORT);
+            assert!(matches!(outcome, Err(Error::TimedOut { .. })));
+        });
+        // By its line it reads for as long as the handle is there, and after that.
+        case.kept = Some(rwlock);
+        writer
+    };
+    let afterwards = |case: &mut Case| {
+        let other = rwlock(case);
+        drop(other.try_read_for(BOUND).unwrap_or_else(|e| panic!("a reader is stuck: {e}")));
+        let refused = other.try_write().map(drop);
+        assert!(matches!(refused, Err(Error::WouldBlock { .. })), "a writer beside a reader: {refused:?}");
+        drop((other, case.kept.take()));
+        case.space = None;
+        case.enter();
+        judge_rwlock(case);
+    };
+    let what = "timed write that times out behind a reader by a line";
+    sweep(&Plan { what, wavers: true, begin: &begin, meanwhile: &note, afterwards: &afterwards });
 }
 
 // Permits.

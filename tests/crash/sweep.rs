@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use hostlock::{Abandoned, Backend, Error, Mutex, OwnedMutexGuard, Space};
+use hostlock::{Abandoned, Backend, Error, Mutex, OwnedMutexGuard, RwLock, Space};
 
 use super::control::{Control, READY};
 use super::support::raw::{NAMES_LOCK_AT, Raw, held_by};
@@ -83,6 +83,8 @@ pub struct Case {
     pub space: Option<Space>,
     pub sleeper: Option<Forked>,
     pub guard: Option<OwnedMutexGuard>,
+    /// A handle of the test's own, with which it read before.
+    pub kept: Option<RwLock>,
     /// The largest token seen so far.
     pub token: u64,
     pub death: Death,
@@ -119,6 +121,7 @@ impl Case {
             space: None,
             sleeper: None,
             guard: None,
+            kept: None,
             token: 0,
             death: Death::default(),
             dead: Vec::new(),
