@@ -190,4 +190,7 @@ pub struct ParticipantReport {
     /// Its death wakes those who wait for what it holds at once. Otherwise they learn of it by looking, within their
     /// [check interval](crate::SpaceBuilder::check_interval).
     pub wakes_at_once: bool,
+    /// It takes part in fences that others make (`membarrier`): so it gives locks back by a store, and its threads may read by one. Otherwise by a
+    /// compare-and-swap.
+    pub takes_fences: bool,
 }

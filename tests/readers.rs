@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hostlock::{Error, RwLock, RwLockReadGuard, Space};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use support::raw::Raw;
-use support::{Actor, act, hear, root, say, space, start, wait_until};
+use support::{Actor, act, filter, hear, root, say, space, start, wait_until};
 
 /// More than are needed for a line.
 const MUCH: usize = 5000;
 
 #[test]
 fn role() {
-    act(&[("reader", reader), ("writer", writer), ("changer", changer), ("forker", forker)]);
+    act(&[("reader", reader), ("writer", writer), ("changer", changer), ("forker", forker), ("fenceless", fenceless)]);
 }
 
 fn read_much(lock: &RwLock) {
@@ -131,6 +132,8 @@ fn a_reader_by_a_line_goes_on_as_a_writer() {
     let mut two = actor(root.path(), "reader");
     assert_eq!((ask(&mut one, "read"), ask(&mut two, "read")), ("reads".into(), "reads".into()));
     one.tell("upgrade");
+    let lock = space(root.path()).rwlock("a").unwrap();
+    wait_until("one at the gate", || lock.try_read().is_err());
     let said = ask(&mut two, "upgrade");
     assert!(said.contains('a') && !said.starts_with("writes"), "{said}");
     assert!(one.hear().starts_with("writes "));
@@ -296,7 +299,61 @@ fn nobody_writes_beside_readers_whose_lines_are_opened_and_shut_all_the_time() {
     assert!(turns[0] > MUCH as u64 && turns[2] > 10, "{turns:?}");
 }
 
-/// Of a space that lends no lines, all is as it was: see `tests/faults` for where it is made so.
+/// A process to which `membarrier` is refused.
+fn fenceless(arguments: &[String]) {
+    filter::refuse(libc::SYS_membarrier, Errno::EPERM).unwrap();
+    let space = space(&arguments[0]);
+    drop(space.mutex("m").unwrap().lock().unwrap());
+    drop(space.semaphore("s", 2).unwrap().acquire().unwrap());
+    match space.rwlock("a") {
+        Err(error) => say(error),
+        Ok(lock) => {
+            read_much(&lock);
+            let guard = lock.read().unwrap();
+            say("reads");
+            hear();
+            drop(guard);
+            say("released");
+        }
+    }
+    hear();
+}
+
+#[test]
+fn whoever_can_make_no_fence_has_no_part_in_locks_that_may_be_read_by_lines() {
+    or_skip!(filter::is_possible());
+    let root = root();
+    let space = space(root.path());
+    let lock = space.rwlock("a").unwrap();
+    read_much(&lock);
+    assert_eq!(lent(root.path()), 1);
+    let mut fenceless = actor(root.path(), "fenceless");
+    let said = fenceless.hear();
+    assert!(said.contains("membarrier") && said.contains("not allowed"), "{said}");
+    let found = Space::builder("test").root(root.path()).inspect().unwrap();
+    let takes: Vec<_> = found.participants.iter().map(|them| (them.process.pid, them.takes_fences)).collect();
+    assert!(takes.contains(&(std::process::id(), true)) && takes.contains(&(pid(&fenceless), false)), "{takes:?}");
+    fenceless.tell("end");
+}
+
+#[test]
+fn a_space_that_is_made_where_there_is_no_fence_lends_no_lines() {
+    or_skip!(filter::is_possible());
+    let root = root();
+    let mut fenceless = actor(root.path(), "fenceless");
+    assert_eq!(fenceless.hear(), "reads");
+    let space = space(root.path());
+    let lock = space.rwlock("a").unwrap();
+    assert!(lock.try_write().is_err(), "a reader is counted");
+    fenceless.tell("release");
+    assert_eq!(fenceless.hear(), "released");
+    read_much(&lock);
+    let guard = lock.read().unwrap();
+    assert_eq!((lent(root.path()), lock.holders().unwrap()[0].readers), (0, 1));
+    drop(guard);
+    assert!(lock.try_write().is_ok());
+}
+
 #[test]
 fn a_writer_that_comes_all_the_time_leaves_no_line_open() {
     let root = root();

@@ -210,6 +210,7 @@ fn participant(segment: &Segment, me: &Identity, slot: Slot) -> Option<Participa
         elsewhere: is_elsewhere(&them, me),
         on_behalf_of: behalf(segment, slot),
         wakes_at_once: matches!(segment.life_of(slot), Some((_, Sign::Thread(_)))),
+        takes_fences: segment.takes_fences(slot),
     })
 }
 

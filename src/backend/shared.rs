@@ -173,7 +173,7 @@ impl SharedSpace {
         // A parent's handles are used as they are, so nothing else does it.
         let is_light = self.inherited.load(Relaxed) && membarrier::register();
         if is_light {
-            self.segment.note_light();
+            self.segment.note_light(joined.slot);
         }
         self.me.set(if is_light { me.lightly() } else { me }.0);
         *membership = Some(joined);
@@ -208,7 +208,7 @@ impl SharedSpace {
         if is_to_be() {
             let _spaces = SPACES.lock();
             if is_to_be() && membarrier::register() {
-                self.segment.note_light();
+                self.segment.note_light(Slot::own(self.slot_code()));
                 self.me.set(Me(self.me.get()).lightly().0);
             }
         }

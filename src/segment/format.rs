@@ -252,6 +252,9 @@ pub(crate) const READER_LINES_LEN: u64 = LINES as u64 * size_of::<ReaderLine>() 
 /// In a record's flags: there is a page for its life word.
 pub(crate) const HAS_LIFE: u64 = 1;
 
+/// In a record's flags: the participant is registered for heavy fences.
+pub(crate) const TAKES_FENCES: u64 = 2;
+
 /// A participant: one process in the space. Its place in the table is its slot.
 #[repr(C, align(256))]
 #[derive(Debug)]
@@ -265,7 +268,7 @@ pub(crate) struct Record {
     pub(crate) boot: AtomicU64,
     /// Nanoseconds since 1970.
     pub(crate) joined: AtomicU64,
-    /// [`HAS_LIFE`].
+    /// [`HAS_LIFE`], [`TAKES_FENCES`].
     pub(crate) flags: AtomicU64,
     pub(crate) command: [AtomicU64; COMMAND_LEN / 8],
     /// The PID of the process on whose behalf this one holds its locks; 0: on its own. Not of this process's making, so

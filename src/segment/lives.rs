@@ -37,7 +37,10 @@ impl Segment {
         };
         let life = begin().ok().flatten();
         // Release: the page is there. Pairs with the Acquire in `life_of`.
-        record.flags.store(if life.is_some() { HAS_LIFE } else { 0 }, Release);
+        match life {
+            Some(_) => record.flags.fetch_or(HAS_LIFE, Release),
+            None => record.flags.fetch_and(!HAS_LIFE, Release),
+        };
         life
     }
 

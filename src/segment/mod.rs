@@ -32,6 +32,7 @@ use crate::os::map::{Mapping, Table};
 use crate::protocol::cell::ReaderCell;
 use crate::protocol::reader::ReaderLine;
 use crate::protocol::seat::Seat;
+use crate::protocol::slot::Slot;
 use crate::protocol::word::OwnerWord;
 use crate::sync::full_fence;
 use crate::{Error, Result};
@@ -107,17 +108,22 @@ impl Segment {
     }
 
     /// From now on somebody releases by a store, whose look at the sleepers may come before that is seen.
-    pub(crate) fn note_light(&self) {
+    pub(crate) fn note_light(&self, slot: Slot) {
+        if let Some(record) = self.records.get(slot.index() as usize) {
+            // Relaxed: for those who look.
+            record.flags.fetch_or(format::TAKES_FENCES, Relaxed);
+        }
         self.globals().light.store(1, Relaxed);
         // Pairs with `is_any_light`: either a sleeper sees this, or we see it counted in whatever we release.
         full_fence();
     }
 
-    /// Whether anybody does. To be asked by a sleeper that is counted.
+    /// Whether lines are lent to readers, and all who use read-write locks can make heavy fences.
     pub(crate) fn has_fences(&self) -> bool {
         self.header.fences != 0
     }
 
+    /// Whether anybody does. To be asked by a sleeper that is counted.
     pub(crate) fn is_any_light(&self) -> bool {
         full_fence();
         self.globals().light.load(Relaxed) != 0

@@ -2,11 +2,12 @@
 //!
 //! They are in the page of the participant's life word, which is allocated by whoever first needs it; before that nobody lends a line, so nobody touches the hole.
 
+use core::sync::atomic::Ordering::Relaxed;
 use std::io;
 use std::os::fd::AsFd;
 
 use super::Segment;
-use super::format::{Entry, READER_LINES_LEN};
+use super::format::{Entry, READER_LINES_LEN, TAKES_FENCES};
 use crate::os::file::allocate;
 use crate::protocol::cell::{Cell, ReaderCell};
 use crate::protocol::reader::{LINES, ReaderLine, Reads, What};
@@ -29,6 +30,11 @@ impl Segment {
             }
             _ => &[],
         }
+    }
+
+    /// Whether whoever is in that slot is registered for heavy fences.
+    pub(crate) fn takes_fences(&self, slot: Slot) -> bool {
+        self.records.get(slot.index() as usize).is_some_and(|record| record.flags.load(Relaxed) & TAKES_FENCES != 0)
     }
 
     /// Makes room for the lines of that slot, which is this process's.

@@ -165,6 +165,7 @@ struct SpaceJson<'a> {
     locks: Vec<LockJson<'a>>,
     backend: String,
     wakes_at_once: usize,
+    takes_fences: usize,
 }
 
 #[derive(Serialize)]
@@ -296,6 +297,7 @@ fn json(found: &Inspection) -> Result<String, Failure> {
         locks: found.locks.iter().map(lock_json).collect(),
         backend: found.backend.to_string(),
         wakes_at_once: found.participants.iter().filter(|participant| participant.wakes_at_once).count(),
+        takes_fences: found.participants.iter().filter(|participant| participant.takes_fences).count(),
     };
     let text = serde_json::to_string_pretty(&space)
         .map_err(|e| Failure::new(Code::Output, format_args!("cannot write JSON: {e}")))?;
