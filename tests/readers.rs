@@ -116,8 +116,12 @@ fn a_reader_by_a_line_that_dies_holds_up_nobody_and_is_told_of_to_nobody() {
     writer.tell("write");
     reader.signal(Signal::SIGKILL);
     writer.hear();
+    let mut idle = actor(root.path(), "reader");
+    assert_eq!((ask(&mut idle, "read"), ask(&mut idle, "release")), ("reads".into(), "released".into()));
+    idle.signal(Signal::SIGKILL);
+    assert!(idle.process.wait().is_ok() && lent(root.path()) == 1);
     let space = space(root.path());
-    space.recover_dead().unwrap();
+    assert_eq!(space.recover_dead().unwrap(), 1);
     assert_eq!(lent(root.path()), 0, "what the dead lent is lent no more");
     assert!(space.rwlock("a").unwrap().write().unwrap().abandoned().is_none());
 }
@@ -264,25 +268,33 @@ fn changer(arguments: &[String]) {
     let writes: bool = arguments[2] == "writes";
     let end = Instant::now() + Duration::from_millis(arguments[3].parse().unwrap());
     let mut turns = 0u64;
-    while Instant::now() < end {
-        for _ in 0..if writes { 1 } else { 7000 } {
-            turns += 1;
-            if writes {
-                let _guard = lock.write().unwrap();
-                let next = one.load(Relaxed) + 1;
-                one.store(next, Relaxed);
-                std::hint::black_box((0..50).sum::<u32>());
-                two.store(next, Relaxed);
-            } else {
-                let _guard = lock.read().unwrap();
-                let seen = one.load(Relaxed);
-                std::hint::black_box((0..5).sum::<u32>());
-                assert_eq!(seen, two.load(Relaxed), "a writer was beside a reader");
-            }
+    let read = || {
+        let _guard = lock.read().unwrap();
+        let seen = one.load(Relaxed);
+        std::hint::black_box((0..5).sum::<u32>());
+        assert_eq!(seen, two.load(Relaxed), "a writer was beside a reader");
+    };
+    let much = || {
+        while Instant::now() < end {
+            (0..7000).for_each(|_| read());
         }
-        if writes {
-            std::thread::sleep(Duration::from_micros(turns * 37 % 400));
-        }
+    };
+    while writes && Instant::now() < end {
+        let guard = lock.write().unwrap();
+        let next = one.load(Relaxed) + 1;
+        one.store(next, Relaxed);
+        std::hint::black_box((0..50).sum::<u32>());
+        two.store(next, Relaxed);
+        drop(guard);
+        turns += 1;
+        std::thread::sleep(Duration::from_micros(turns * 37 % 400));
+    }
+    if !writes {
+        // By one handle: one of them has the line.
+        std::thread::scope(|scope| {
+            scope.spawn(much);
+            much();
+        });
     }
     say(turns);
 }
@@ -296,7 +308,7 @@ fn nobody_writes_beside_readers_whose_lines_are_opened_and_shut_all_the_time() {
     let actor = |what: &str| start("changer", &[root.path().to_str().unwrap(), file.to_str().unwrap(), what, "2000"]);
     let mut actors = [actor("reads"), actor("reads"), actor("writes"), actor("writes")];
     let turns: Vec<u64> = actors.iter_mut().map(|actor| actor.hear().parse().unwrap()).collect();
-    assert!(turns[0] > MUCH as u64 && turns[2] > 10, "{turns:?}");
+    assert!(turns[2].min(turns[3]) > 10, "{turns:?}");
 }
 
 /// A process to which `membarrier` is refused.
