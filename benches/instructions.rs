@@ -269,6 +269,16 @@ fn counted() -> Result<Vec<Counted>, String> {
             ],
         },
         Counted {
+            // So often that the thread has a line.
+            name: "reading much",
+            ours: count(|| {
+                let lock = rwlock();
+                (0..3 * BEFORE).for_each(|_| lock.read(|| ()));
+                move || lock.read(|| ())
+            })?,
+            others: Vec::new(),
+        },
+        Counted {
             name: "writing",
             ours: count(|| {
                 let lock = rwlock();
