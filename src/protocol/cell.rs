@@ -53,6 +53,7 @@ impl Cell {
     }
 
     /// Nobody reads by it, for sure.
+    #[inline(always)]
     pub(crate) fn is_idle(self) -> bool {
         self.0 as u32 == 0
     }
@@ -94,6 +95,7 @@ impl ReaderCell {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn look(&self) -> Cell {
         // SeqCst: the writer's half of invariant 1, and the sleeper's look of the bell's.
         Cell(self.word.load(SeqCst))
@@ -176,6 +178,7 @@ impl ReaderCell {
         was
     }
 
+    #[inline(always)]
     pub(crate) fn lent(&self) -> Cell {
         // SeqCst: invariant 3 of [`reader`](super::reader).
         Cell(self.lent.load(SeqCst))

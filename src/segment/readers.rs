@@ -104,7 +104,7 @@ impl Segment {
     }
 
     /// Whether nobody reads by a cell, and no thread may begin to by a line that it lends.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_quiet(&self, cell: &ReaderCell) -> bool {
         let lent = cell.lent();
         // All at once, for there are many cells.
@@ -112,6 +112,7 @@ impl Segment {
     }
 
     #[cold]
+    #[inline(never)]
     fn are_lines_quiet(&self, lent: Cell, cell: &ReaderCell) -> bool {
         lent_of(lent, self.reader_lines_of(lent)).is_some_and(|mut lines| lines.all(ReaderLine::is_quiet))
             && cell.look().is_idle()
