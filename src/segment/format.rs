@@ -15,7 +15,7 @@ use crate::os::map::Shared;
 use crate::protocol::bell::Bell;
 use crate::protocol::cell::ReaderCell;
 use crate::protocol::mutex::LockWords;
-use crate::protocol::reader::{LINES, ReaderLine};
+use crate::protocol::reader::ReaderLine;
 use crate::protocol::seat::Seat;
 use crate::protocol::slot::Slot;
 use crate::protocol::word::OwnerWord;
@@ -27,7 +27,7 @@ pub(crate) const BYTE_ORDER: u32 = 0x0102_0304;
 /// The `backend` of a segment that is itself the locks.
 pub(crate) const BACKEND_SHARED: u32 = 1;
 
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 pub(crate) const GLOBALS_AT: u64 = 1024;
 
 /// Longest name of a lock, in bytes.
@@ -156,12 +156,6 @@ impl Header {
         self.lives_at() + slot / life::WORDS * PAGE + life::word_at(slot % life::WORDS)
     }
 
-    /// Where the lines of that slot are by which it reads: in the same page.
-    pub(crate) fn reader_lines_at(&self, slot: Slot) -> u64 {
-        let slot = u64::from(slot.index());
-        self.lives_at() + slot / life::WORDS * PAGE + slot % life::WORDS * READER_LINES_LEN
-    }
-
     /// How many units the extents have.
     pub(crate) fn units(&self) -> u64 {
         self.extents_size / UNIT
@@ -245,9 +239,6 @@ pub(crate) struct Globals {
     pub(crate) light: AtomicU32,
     pub(crate) reserved: [AtomicU32; 16],
 }
-
-/// The length of the lines by which one participant reads.
-pub(crate) const READER_LINES_LEN: u64 = LINES as u64 * size_of::<ReaderLine>() as u64;
 
 /// In a record's flags: there is a page for its life word.
 pub(crate) const HAS_LIFE: u64 = 1;
@@ -365,7 +356,7 @@ const _: () = {
     assert!(size_of::<Waiter>() == 64);
     assert!(size_of::<Entry>() == 256 && offset_of!(Entry, name) == 64 && offset_of!(Entry, extents) == 192);
     assert!(size_of::<Seat>() == 16 && size_of::<ReaderCell>() == 64 && size_of::<Line>() == 64);
-    assert!(size_of::<ReaderLine>() == 64 && life::WORDS * READER_LINES_LEN <= life::word_at(0));
+    assert!(size_of::<ReaderLine>() == 64);
     assert!(UNIT.is_multiple_of(size_of::<Line>() as u64));
 };
 

@@ -6,7 +6,7 @@
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Segment;
 use super::format::HAS_LIFE;
@@ -23,17 +23,11 @@ impl Segment {
                 return Ok(None);
             }
             let at = self.header.life_at(slot);
-            let reopened;
-            let file = match self.file.get() {
-                Some(file) => file,
-                None => {
-                    reopened = self.reopen().map_err(io::Error::other)?;
-                    reopened.as_fd()
-                }
-            };
-            // There may be no room for it, or no way to make room in this file system.
-            allocate(file, at, size_of::<AtomicU32>() as u64)?;
-            Registered::register(file, at)
+            self.with_file(|file| {
+                // There may be no room for it, or no way to make room in this file system.
+                allocate(file, at, size_of::<AtomicU32>() as u64)?;
+                Registered::register(file, at)
+            })
         };
         let life = begin().ok().flatten();
         // Release: the page is there. Pairs with the Acquire in `life_of`.
@@ -42,6 +36,14 @@ impl Segment {
             None => record.flags.fetch_and(!HAS_LIFE, Release),
         };
         life
+    }
+
+    /// Does something with the file, which is opened anew if the program closed it.
+    pub(super) fn with_file<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        match self.file.get() {
+            Some(file) => act(file),
+            None => act(self.reopen().map_err(io::Error::other)?.as_fd()),
+        }
     }
 
     /// The life word of whoever is in `slot`, and what it says; `None` if there is none.

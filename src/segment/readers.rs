@@ -4,21 +4,32 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 use std::io;
-use std::os::fd::AsFd;
 
 use super::Segment;
-use super::format::{Entry, READER_LINES_LEN, TAKES_FENCES};
+use super::format::{Entry, PAGE, TAKES_FENCES};
 use crate::os::file::allocate;
+use crate::os::life;
 use crate::protocol::cell::{Cell, ReaderCell};
 use crate::protocol::reader::{LINES, ReaderLine, Reads, What};
 use crate::protocol::rwlock::{NotShut, Readers, lent_of, shut_lines};
 use crate::protocol::slot::Slot;
 use crate::protocol::word::Owner;
 
+/// The length of the lines of one participant.
+const LINES_LEN: u64 = LINES as u64 * size_of::<ReaderLine>() as u64;
+
+const _: () = assert!(life::WORDS * LINES_LEN <= life::word_at(0));
+
+/// Where the lines of that slot begin, from where the lives do.
+fn lines_at(slot: Slot) -> u64 {
+    let slot = u64::from(slot.index());
+    slot / life::WORDS * PAGE + slot % life::WORDS * LINES_LEN
+}
+
 impl Segment {
     /// The number of the first line of that slot, as [`Segment::reader_lines`] counts them.
     pub(crate) fn first_reader_line(&self, slot: Slot) -> usize {
-        ((self.header.reader_lines_at(slot) - self.header.lives_at()) / size_of::<ReaderLine>() as u64) as usize
+        (lines_at(slot) / size_of::<ReaderLine>() as u64) as usize
     }
 
     /// The lines of the participant in a cell's word; none if nobody can be in it.
@@ -39,15 +50,7 @@ impl Segment {
 
     /// Makes room for the lines of that slot, which is this process's.
     pub(crate) fn make_reader_lines(&self, slot: Slot) -> io::Result<()> {
-        let reopened;
-        let file = match self.file.get() {
-            Some(file) => file,
-            None => {
-                reopened = self.reopen().map_err(io::Error::other)?;
-                reopened.as_fd()
-            }
-        };
-        allocate(file, self.header.reader_lines_at(slot), READER_LINES_LEN)
+        self.with_file(|file| allocate(file, self.header.lives_at() + lines_at(slot), LINES_LEN))
     }
 
     /// Of whom the cells and lines of a lock are that has this generation.
