@@ -1,6 +1,7 @@
 //! What tells a process from every other one, as far as the kernel says.
 
 use std::fs;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -83,9 +84,18 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
 
 /// Field 22 of `/proc/PID/stat`.
 fn start_time_in(process: &str) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let stat = String::from_utf8(read(&format!("/proc/{process}/stat")).ok()?).ok()?;
     // The command stands in parentheses and may hold anything, so count from the last one.
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// What the kernel has in a short file, in one piece if it fits: `fs::read` asks for its length first, and then for one small piece after another.
+fn read(path: &str) -> io::Result<Vec<u8>> {
+    let mut piece = [0; 1024];
+    match fs::File::open(path)?.read(&mut piece) {
+        Ok(length) if length < piece.len() => Ok(piece[..length].to_vec()),
+        _ => fs::read(path),
+    }
 }
 
 /// The inode of one of my namespaces; 0 where it cannot be told.
@@ -94,7 +104,7 @@ pub(crate) fn namespace(kind: &str) -> u64 {
 }
 
 fn boot() -> u64 {
-    fs::read("/proc/sys/kernel/random/boot_id").map_or(0, |id| crate::digest::fnv1a(&id))
+    read("/proc/sys/kernel/random/boot_id").map_or(0, |id| crate::digest::fnv1a(&id))
 }
 
 /// How many bytes of a command's name are kept.
