@@ -53,7 +53,7 @@ pub(crate) fn move_to(options: &Options, to: Backend) -> Result<bool> {
             }
             Err(e) => return Err(Error::system("lock", &space, e)),
         }
-        let moved = alone(options, &space, made, to, &cannot);
+        let moved = alone(options, (&directory, &space), made, to, &cannot);
         // In so many words: a child may have a copy.
         let _ = FileExt::unlock(&directory);
         moved?
@@ -83,7 +83,7 @@ fn nothing_there(options: &Options, space: PathBuf) -> Error {
 /// What nobody else may be there for; the names that were there.
 fn alone(
     options: &Options,
-    space: &Path,
+    (directory, space): (&File, &Path),
     made: Made,
     to: Made,
     cannot: &impl Fn(String) -> Error,
@@ -111,7 +111,7 @@ fn alone(
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::system("remove", space, e)),
         _ => {}
     }
-    new.create(space, to)?;
+    new.create(directory, space, to)?;
     let old = space.join(made.file_name());
     fs::remove_file(&old).map_err(|e| Error::system("remove", &old, e))?;
     if made == Made::Files {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open, posix_fallocate};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open, openat, posix_fallocate};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 
 /// Which file, whatever its name is now.
@@ -91,6 +91,12 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     Ok(open(path, NEVER_FOOLED | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, mode)?.into())
+}
+
+/// The same in a directory that is open, whatever stands where it was found.
+pub(crate) fn create_new_in(directory: &File, name: &str) -> io::Result<File> {
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    Ok(openat(directory, name, NEVER_FOOLED | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL, mode)?.into())
 }
 
 /// Really allocates so many bytes of `file`: a full tmpfs is an error now and not a SIGBUS later. (fs2's `allocate` reports it as success.)

@@ -17,7 +17,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::open::{self, COPY, unusable_segment};
+use super::create::place;
+use super::open::{COPY, unusable_segment};
 use crate::digest::fnv1a;
 use crate::{Error, Result};
 
@@ -81,7 +82,7 @@ impl FilesHeader {
         let header = Self::read(file)
             .map_err(|e| Error::system("read", path, e))?
             .map_err(|problem| unusable_segment(path, problem))?;
-        match open::place(file, space).map_err(|e| Error::system("look at", path, e))? == header.place {
+        match place(file, space).map_err(|e| Error::system("look at", path, e))? == header.place {
             true => Ok(header),
             false => Err(unusable_segment(path, COPY)),
         }

@@ -1,7 +1,7 @@
 //! The segment file: how it is laid out, made, found and checked, and the tables in it.
 //!
 //! * [`format`]: every byte of it, and the checks that it is what it says.
-//! * [`open`]: roots and directories, creating and opening, "the file is gone".
+//! * [`open`]: roots and directories, opening, "the file is gone". [`create`]: making the file.
 //! * [`participants`]: who is in the space: joining, leaving, judging, cleaning up after the dead.
 //! * [`names`]: from a name to its lock, and back to an unused place. [`index`]: the cells in which names are looked up.
 //! * [`meta`]: what an entry is used for.
@@ -9,6 +9,7 @@
 //! * [`lives`]: who is to be told of when. [`waiters`]: who sleeps on what. [`deaths`]: who died holding what.
 //! * [`inspect`]: looking at all of that from outside, without writing.
 
+mod create;
 mod deaths;
 pub(crate) mod extents;
 pub(crate) mod files;

@@ -10,7 +10,6 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,11 +20,10 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::geteuid;
 
 use super::Segment;
-use super::files::FilesHeader;
+use super::create::place;
 use super::format::{Choice, Flaw, HEADER_LEN, Header, MOST_EXTENTS, UNIT, VERSION};
-use super::made::{Made, is_for_good};
-use crate::digest::fnv1a;
-use crate::os::clock::{self, Monotonic, wall_clock_nanos};
+use super::made::Made;
+use crate::os::clock::{self, Monotonic};
 use crate::os::fence as membarrier;
 use crate::os::file::{self, FileId, KeptFile};
 use crate::os::fork;
@@ -58,8 +56,6 @@ const DEFAULT_MODE: u32 = 0o600;
 const MOST_NAMES: u32 = 1 << 24;
 
 pub(super) const FILE_NAME: &str = "segment";
-const UNPUBLISHED: &str = ".segment.new";
-
 /// How long to wait for another process that is creating the space. It takes it a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the file may be missing while processes are in the space. Newcomers who ask seem to be in it for microseconds.
@@ -118,7 +114,7 @@ impl Options {
     }
 
     /// Shared with a group: then other owners than ourselves are to be expected.
-    fn for_a_group(&self) -> bool {
+    pub(super) fn for_a_group(&self) -> bool {
         self.mode.is_some_and(|mode| mode & 0o060 != 0)
     }
 
@@ -287,7 +283,7 @@ impl Options {
                     let _not_now = fork::NOT_NOW.lock();
                     if lock(FileExt::try_lock_exclusive(&directory)).map_err(cannot_lock)? {
                         if FileId::at(&space).is_ok_and(|now| is_same(&directory, now)) && Made::of(&space)?.is_none() {
-                            self.create(&space, made).inspect_err(|_| {
+                            self.create(&directory, &space, made).inspect_err(|_| {
                                 // If nothing is in it, which is what it is without a segment.
                                 let _ = fs::remove_dir(&space);
                                 let _ = FileExt::unlock(&directory);
@@ -323,63 +319,6 @@ impl Options {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
-
-    /// Creates the file by which the space is what it is. The caller holds the directory's exclusive lock.
-    pub(crate) fn create(&self, space: &Path, made: Made) -> Result<()> {
-        let path = space.join(made.file_name());
-        let new = space.join(UNPUBLISHED);
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(Error::system("remove what a killed process left at", &new, e));
-            }
-            _ => {}
-        }
-        let choice = self.choice();
-        let file = file::create_new(&new).map_err(|e| match e.kind() {
-            ErrorKind::StorageFull => no_room(space, space, made.size(choice)),
-            _ => unusable(
-                space,
-                format!("no file can be created in it ({e}); name another root: Space::builder(..).root(..)"),
-            ),
-        })?;
-        let written = place(&file, space).and_then(|place| {
-            let token_base = wall_clock_nanos().max(self.token_floor);
-            file::allocate(file.as_fd(), 0, made.size(choice))?;
-            if self.for_a_group() {
-                adopt_group(&new)?;
-            }
-            file.set_permissions(fs::Permissions::from_mode(choice.mode))?;
-            match made {
-                Made::Segment => {
-                    let header = Header::new(choice, token_base, place);
-                    file.set_len(header.size)?;
-                    std::os::unix::fs::FileExt::write_all_at(&file, bytemuck::bytes_of(&header), 0)?;
-                }
-                Made::Files => {
-                    // What another machine maps is another memory.
-                    let mapped = file::network_file_system(&file)?.is_none()
-                        && match Mapping::new(&file, HEADER_LEN) {
-                            Ok(_) => true,
-                            Err(e) if is_for_good(&e) => false,
-                            Err(e) => return Err(e),
-                        };
-                    FilesHeader::new(choice.names, choice.mode, token_base, place, mapped).write(&file)?;
-                }
-            }
-            // On a disk: a crash of the machine leaves either no segment or a whole one.
-            file.sync_all()?;
-            Ok(renameat2(AT_FDCWD, &new, AT_FDCWD, &path, RenameFlags::RENAME_NOREPLACE)?)
-        });
-        written.map_err(|e| {
-            let _ = fs::remove_file(&new);
-            match e.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                    no_room(space, space, made.size(choice))
-                }
-                _ => Error::system("create", &path, e),
-            }
-        })
-    }
 }
 
 /// What keeps us from the space's directory.
@@ -388,12 +327,6 @@ enum Obstacle {
     Creator,
     /// Somebody who is in a space whose file is not there.
     Users,
-}
-
-/// A digest of which file this is, in which directory, on what kind of file system: an overlay's copy of a file has the number of the one below.
-pub(super) fn place(file: &File, space: &Path) -> io::Result<u64> {
-    let marks = [file.metadata()?.ino(), fs::metadata(space)?.ino(), file::type_of(file)?];
-    Ok(fnv1a(bytemuck::bytes_of(&marks)))
 }
 
 /// Gives what lies at `path` to the group that its directory belongs to: the creator's own may be another.
@@ -415,11 +348,11 @@ fn is_same(directory: &File, id: FileId) -> bool {
     nix::sys::stat::fstat(directory).is_ok_and(|stat| FileId::of(&stat) == id)
 }
 
-fn unusable(path: &Path, problem: impl Into<String>) -> Error {
+pub(super) fn unusable(path: &Path, problem: impl Into<String>) -> Error {
     Error::UnusableRoot { path: path.into(), problem: problem.into() }
 }
 
-fn no_room(space: &Path, look_at: &Path, needed: u64) -> Error {
+pub(super) fn no_room(space: &Path, look_at: &Path, needed: u64) -> Error {
     let available = File::open(look_at)
         .ok()
         .and_then(|dir| fstatvfs(&dir).ok())
