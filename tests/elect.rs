@@ -85,7 +85,7 @@ fn one_leads_at_a_time_and_who_lost_its_lead_starts_over() {
     let log = place.root.path().join("log");
     let script = format!("echo $$ $HOSTLOCK_TOKEN >>{}; exec sleep 60", log.display());
     let run = |number: u32| {
-        start(&place, "elect", &["--lease", "80ms", "db", "--", "sh", "-c", &script], &format!("stderr-{number}"))
+        start(&place, "elect", &["--lease", "400ms", "db", "--", "sh", "-c", &script], &format!("stderr-{number}"))
     };
     let terms = || -> Vec<(i32, u64)> {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
@@ -113,7 +113,10 @@ fn one_leads_at_a_time_and_who_lost_its_lead_starts_over() {
     let third = 3 - at - stopped;
     campaigners[third].kill();
     wait_until("it leads again", || terms().len() == 4);
-    assert!(said(&place, &format!("stderr-{stopped}")).matches("leading \"db\"").count() == 2);
+    // It says so when COMMAND has begun.
+    wait_until("it says that it leads again", || {
+        said(&place, &format!("stderr-{stopped}")).matches("leading \"db\"").count() == 2
+    });
     // TERM ends COMMAND, and so all of it.
     campaigners[stopped].signal(Signal::SIGTERM);
     assert_eq!(dollar_question(campaigners[stopped].finish()), 143);
