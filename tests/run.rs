@@ -145,7 +145,10 @@ fn a_name_may_look_like_an_option() {
 fn a_held_lock_is_75_and_says_who_unless_told_otherwise() {
     let place = Place::new();
     let holder = place.start_script(&[], "a", "exec sleep 600");
-    let tried = place.output("run", &["-n", "a", "--", "true"]);
+    let try_it = || place.output("run", &["-n", "a", "--", "true"]);
+    // COMMAND begins before hostlock has written down which process it is.
+    wait_until("it knows for whom", || stderr(&try_it()).contains("on behalf of"));
+    let tried = try_it();
     assert_eq!(tried.status.code(), Some(75));
     assert_one_line(&stderr(&tried), &format!("is held by pid {} (hostlock) on behalf of pid ", holder.pid()));
     assert!(stderr(&tried).contains("(sh)"), "the command's name: {:?}", stderr(&tried));
