@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::mutex::MutexGuard;
 use crate::Result;
 use crate::backend::condvar::SharedCondvar;
-use crate::backend::either::AsExclusive;
+use crate::backend::release::AsExclusive;
 use crate::os::clock::Deadline;
 use crate::os::fork;
 
@@ -138,7 +138,7 @@ impl Condvar {
         let words = mutex.exclusive().segment("condition variable")?;
         self.0.check(words)?;
         let notified = self.0.wait(fork::thread(), deadline, (words, held), || drop(guard))?;
-        Ok((MutexGuard::acquire(mutex)?, WaitTimeoutResult(!notified)))
+        Ok((MutexGuard::acquire(mutex, || Deadline::Never)?, WaitTimeoutResult(!notified)))
     }
 }
 

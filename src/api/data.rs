@@ -1,6 +1,5 @@
 //! Data behind a lock: values that live beside it, for all processes of the space.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -9,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::guard::{Hold, now};
 use super::mutex::Mutex;
 use super::rwlock::{Read, RwLock};
-use crate::backend::either::{AsExclusive, Lock, ReadWrite};
+use crate::backend::either::{Lock, ReadWrite};
+use crate::backend::release::{AsExclusive, AsReadWrite, LockAt, ReadAt};
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Result};
 
@@ -214,15 +214,15 @@ impl<L: AsExclusive, T: Plain> Drop for Writing<L, T> {
 }
 
 /// A copy of the data, and the reader under which it stays true.
-struct Viewing<L: Borrow<ReadWrite>, T: Plain> {
+struct Viewing<L: AsReadWrite, T: Plain> {
     read: Read<L>,
     value: T,
 }
 
-impl<L: Borrow<ReadWrite>, T: Plain> Viewing<L, T> {
+impl<L: AsReadWrite, T: Plain> Viewing<L, T> {
     fn new(read: Read<L>) -> Result<(Self, Option<Abandoned>)> {
         let dead = read.told.as_deref().cloned();
-        let value = read.lock.borrow().segment(DATA)?.lock().load(read.reading.entry())?;
+        let value = read.lock.read_write().segment(DATA)?.lock().load(read.reading.entry())?;
         Ok((Self { read, value }, dead))
     }
 }
@@ -316,7 +316,7 @@ macro_rules! writing_guard {
 
 writing_guard! {
     /// The value of a [`Mutex`] with data, until this is dropped. It stays in the thread that acquired it.
-    MutexDataGuard, &'a Lock, 'a, std::sync::MutexGuard<'static, ()>
+    MutexDataGuard, LockAt<'a>, 'a, std::sync::MutexGuard<'static, ()>
 }
 writing_guard! {
     /// The value of a [`Mutex`] with data, until this is dropped; it can be stored, and sent to another thread.
@@ -352,7 +352,7 @@ macro_rules! viewing_guard {
             /// The token of the write that this is.
             pub fn token(&self) -> u64 {
                 let read = &self.viewing.read;
-                let lock: &ReadWrite = read.lock.borrow();
+                let lock: &ReadWrite = read.lock.read_write();
                 lock.token_of(read.reading)
             }
 
@@ -383,7 +383,7 @@ macro_rules! viewing_guard {
 
 viewing_guard! {
     /// The value of a [`RwLock`] with data, for reading, until this is dropped. It stays in the thread that acquired it.
-    RwLockReadDataGuard, &'a ReadWrite, 'a, std::sync::RwLockReadGuard<'static, ()>
+    RwLockReadDataGuard, ReadAt<'a>, 'a, std::sync::RwLockReadGuard<'static, ()>
 }
 viewing_guard! {
     /// The value of a [`RwLock`] with data, for reading, until this is dropped; it can be stored, and sent to another thread.

@@ -4,8 +4,9 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use crate::backend::either::{AsExclusive, Exclusive};
+use crate::backend::either::Exclusive;
 use crate::backend::lock::{Abandonment, Acquisition, Waited};
+use crate::backend::release::AsExclusive;
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Error, Result};
 

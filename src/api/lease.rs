@@ -8,9 +8,10 @@ use super::guard::now;
 use super::mutex::Mutex;
 use super::rwlock::RwLock;
 use super::semaphore::{Semaphore, would_block};
-use crate::backend::either::{AsExclusive, Lock, Permits, ReadWrite};
+use crate::backend::either::{Lock, Permits, ReadWrite};
 use crate::backend::lease::{End, Leased, Prepared, Tenure, Terms};
 use crate::backend::lock::Abandonment;
+use crate::backend::release::AsExclusive;
 use crate::backend::semaphore::More;
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Error, Result};
@@ -257,7 +258,7 @@ impl Mutex {
         lease.0.check(lock.exclusive())?;
         let prepared = lease.0.prepare(lock.name())?;
         let (acquisition, told) = match lock.acquire_fast(0) {
-            Some(acquisition) => (acquisition, None),
+            Some((acquisition, _)) => (acquisition, None),
             None => {
                 let waited = lock.acquire_slowly(0, || deadline)?;
                 (waited.acquisition, waited.abandoned)
@@ -353,7 +354,7 @@ impl Semaphore {
         let permits: Permits = self.backend().clone();
         lease.0.check_permits(&permits)?;
         let prepared = lease.0.prepare(permits.name())?;
-        let fast = if count == 1 { permits.acquire_fast() } else { None };
+        let fast = if count == 1 { permits.acquire_fast().map(|(permit, _)| permit) } else { None };
         let (permit, mut more) = match fast {
             Some(permit) => (permit, None),
             None => permits.acquire(count, deadline)?,

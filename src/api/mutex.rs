@@ -8,6 +8,7 @@ use super::data::NoData;
 use super::guard::{Hold, guard, now};
 use crate::backend::either::Lock;
 use crate::backend::lock::Acquisition;
+use crate::backend::release::LockAt;
 use crate::os::clock::Deadline;
 use crate::os::fork;
 use crate::{Error, Holder, Result};
@@ -100,18 +101,13 @@ impl<T> Mutex<T> {
     // processor more than the whole lock.
     #[inline(always)]
     pub(super) fn acquire(&self, deadline: impl FnOnce() -> Deadline) -> Result<MutexGuard<'_>> {
-        let thread = fork::thread();
-        let hold = match self.0.acquire_fast(thread) {
-            Some(acquisition) => Hold::fast(&self.0, acquisition),
-            None => Hold::waited(&self.0, self.0.acquire_slowly(thread, deadline)?),
-        };
-        Ok(MutexGuard { hold, _stays_in_its_thread: PhantomData })
+        MutexGuard::acquire(&self.0, deadline)
     }
 
     pub(super) fn acquire_owned(&self, deadline: Deadline) -> Result<OwnedMutexGuard> {
         let lock = self.0.clone();
         let hold = match lock.acquire_fast(0) {
-            Some(acquisition) => Hold::fast(lock, acquisition),
+            Some((acquisition, _)) => Hold::fast(lock, acquisition),
             None => {
                 let waited = lock.acquire_slowly(0, || deadline)?;
                 Hold::waited(lock, waited)
@@ -231,7 +227,7 @@ impl<T> fmt::Debug for Mutex<T> {
 /// ```
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct MutexGuard<'a> {
-    pub(super) hold: Hold<&'a Lock>,
+    pub(super) hold: Hold<LockAt<'a>>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::MutexGuard<'static, ()>>,
 }
@@ -253,15 +249,15 @@ pub struct OwnedMutexGuard {
 impl<'a> MutexGuard<'a> {
     /// The lock, and as which acquisition it is held.
     pub(super) fn parts(&self) -> (&'a Lock, Acquisition) {
-        (self.hold.lock, self.hold.acquisition)
+        (self.hold.lock.lock, self.hold.acquisition)
     }
 
-    /// Acquires the lock anew.
-    pub(super) fn acquire(lock: &'a Lock) -> Result<Self> {
+    #[inline(always)]
+    pub(super) fn acquire(lock: &'a Lock, deadline: impl FnOnce() -> Deadline) -> Result<Self> {
         let thread = fork::thread();
         let hold = match lock.acquire_fast(thread) {
-            Some(acquisition) => Hold::fast(lock, acquisition),
-            None => Hold::waited(lock, lock.acquire_slowly(thread, || Deadline::Never)?),
+            Some((acquisition, found)) => Hold::fast(LockAt { lock, found: Some(found) }, acquisition),
+            None => Hold::waited(LockAt { lock, found: None }, lock.acquire_slowly(thread, deadline)?),
         };
         Ok(Self { hold, _stays_in_its_thread: PhantomData })
     }

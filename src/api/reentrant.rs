@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::guard::now;
 use super::space::Space;
-use crate::backend::either::AsExclusive;
 use crate::backend::lock::{Abandonment, Acquisition};
 use crate::backend::reentrant::Reentrant;
+use crate::backend::release::AsExclusive;
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Error, Holder, Result};
 

@@ -1,6 +1,5 @@
 //! A read-write lock between processes.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -12,6 +11,7 @@ use super::data::NoData;
 use super::guard::{Hold, guard, now};
 use crate::backend::either::ReadWrite;
 use crate::backend::lock::{Abandonment, Acquisition};
+use crate::backend::release::{AsReadWrite, ReadAt};
 use crate::backend::rwlock::Reading;
 use crate::os::clock::Deadline;
 use crate::os::fork;
@@ -143,8 +143,8 @@ impl<T> RwLock<T> {
     #[inline(always)]
     pub(super) fn acquire_read(&self, deadline: impl FnOnce() -> Deadline) -> Result<RwLockReadGuard<'_>> {
         let read = match self.0.read_by_line() {
-            Some(reading) => Read::waited(&self.0, (reading, None)),
-            None => Read::waited(&self.0, self.0.read_slowly(deadline)?),
+            Some((reading, by)) => Read::waited(ReadAt { lock: &self.0, by: Some(by) }, (reading, None)),
+            None => Read::waited(ReadAt::counted(&self.0), self.0.read_slowly(deadline)?),
         };
         Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
     }
@@ -309,7 +309,7 @@ impl<T> fmt::Debug for RwLock<T> {
 }
 
 /// A reader, and the handle to end it with: borrowed or owned.
-pub(super) struct Read<L: Borrow<ReadWrite>> {
+pub(super) struct Read<L: AsReadWrite> {
     pub(super) lock: L,
     pub(super) reading: Reading,
     /// By hand, so that dropping a guard that has nothing to tell is short enough to be inlined.
@@ -318,14 +318,14 @@ pub(super) struct Read<L: Borrow<ReadWrite>> {
     stamped: AtomicBool,
 }
 
-impl<L: Borrow<ReadWrite>> Read<L> {
+impl<L: AsReadWrite> Read<L> {
     #[inline(always)]
     fn waited(lock: L, (reading, told): (Reading, Option<Box<Abandoned>>)) -> Self {
         Self { lock, reading, told: ManuallyDrop::new(told), stamped: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> &ReadWrite {
-        self.lock.borrow()
+        self.lock.read_write()
     }
 
     pub(super) fn unlock(mut self) -> Result<()> {
@@ -343,8 +343,8 @@ impl<L: Borrow<ReadWrite>> Read<L> {
 
     /// The reader is a writer now, or still a reader.
     fn upgrade(&mut self, thread: u32, deadline: Deadline) -> Result<(Acquisition, Option<Box<Abandonment>>)> {
-        self.reading = self.lock.borrow().count(self.reading)?;
-        let acquisition = self.lock.borrow().upgrade(self.reading, thread, deadline)?;
+        self.reading = self.lock.read_write().count(self.reading)?;
+        let acquisition = self.lock.read_write().upgrade(self.reading, thread, deadline)?;
         self.reading = Reading::ENDED;
         Ok((acquisition, self.told.take().map(|told| Abandonment::told_before(*told))))
     }
@@ -355,12 +355,12 @@ impl<L: Borrow<ReadWrite>> Read<L> {
     }
 }
 
-impl<L: Borrow<ReadWrite>> Drop for Read<L> {
+impl<L: AsReadWrite> Drop for Read<L> {
     #[inline(always)]
     fn drop(&mut self) {
         let (stamped, told) = (*self.stamped.get_mut(), self.told.take());
-        if stamped || told.is_some() || !self.lock.borrow().release_by_line(self.reading) {
-            end_read(self.lock.borrow(), self.reading, stamped, told);
+        if stamped || told.is_some() || !self.lock.release_by_line(self.reading) {
+            end_read(self.lock.read_write(), self.reading, stamped, told);
         }
     }
 }
@@ -379,7 +379,7 @@ fn end_read(lock: &ReadWrite, reading: Reading, stamped: bool, told: Option<Box<
 /// It is bound to its process: in a forked child dropping it does nothing, so it never takes off a reader of the parent's.
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct RwLockReadGuard<'a> {
-    pub(super) read: Read<&'a ReadWrite>,
+    pub(super) read: Read<ReadAt<'a>>,
     /// As std's guard, `Sync` and not `Send`.
     _stays_in_its_thread: PhantomData<std::sync::RwLockReadGuard<'static, ()>>,
 }
@@ -458,6 +458,7 @@ macro_rules! read_guard {
 read_guard!(RwLockReadGuard<'_>);
 read_guard!(OwnedRwLockReadGuard);
 
+#[expect(clippy::result_large_err, reason = "a guard is what was acquired, and comes back as it was")]
 impl<'a> RwLockReadGuard<'a> {
     /// Becomes a writer, when all other readers are gone; nobody writes in between. If this process dies while it waits, it was a reader.
     ///
@@ -509,7 +510,7 @@ impl<'a> RwLockReadGuard<'a> {
     fn upgrade_until(mut self, deadline: Deadline) -> std::result::Result<RwLockWriteGuard<'a>, Refused<Self>> {
         match self.read.upgrade(fork::thread(), deadline) {
             Ok((acquisition, told)) => Ok(RwLockWriteGuard {
-                hold: Hold::told(self.read.lock, acquisition, told),
+                hold: Hold::told(self.read.lock.lock, acquisition, told),
                 _stays_in_its_thread: PhantomData,
             }),
             Err(error) => Err(Refused { guard: self, error }),
@@ -555,7 +556,7 @@ impl<'a> RwLockWriteGuard<'a> {
         match self.hold.lock.downgrade(self.hold.acquisition) {
             Ok(reading) => {
                 self.hold.end_elsewhere();
-                let read = Read::waited(self.hold.lock, (reading, None));
+                let read = Read::waited(ReadAt::counted(self.hold.lock), (reading, None));
                 Ok(RwLockReadGuard { read, _stays_in_its_thread: PhantomData })
             }
             Err(error) => Err(Refused { guard: self, error }),

@@ -1,11 +1,11 @@
 //! A semaphore between processes.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use crate::backend::either::Permits;
+use crate::backend::release::{AsPermits, PermitsAt};
 use crate::backend::semaphore::{More, Permit};
 use crate::os::clock::Deadline;
 use crate::{Abandoned, Error, Holder, Result};
@@ -132,7 +132,7 @@ impl Semaphore {
     /// # Errors
     /// [`Error::InvalidOption`] if there are not so many, or none is asked for; otherwise as [`acquire`](Self::acquire).
     pub fn acquire_many(&self, permits: u32) -> Result<SemaphorePermit<'_>> {
-        many(&self.0, permits, Deadline::Never).map(|hold| SemaphorePermit { hold })
+        many(self.borrowed(), permits, Deadline::Never).map(|hold| SemaphorePermit { hold })
     }
 
     /// Acquires so many permits, all or none, if they are free and nobody is waiting.
@@ -140,7 +140,7 @@ impl Semaphore {
     /// # Errors
     /// [`Error::WouldBlock`], naming a holder; otherwise as [`acquire_many`](Self::acquire_many).
     pub fn try_acquire_many(&self, permits: u32) -> Result<SemaphorePermit<'_>> {
-        many(&self.0, permits, now()).map(|hold| SemaphorePermit { hold }).map_err(would_block)
+        many(self.borrowed(), permits, now()).map(|hold| SemaphorePermit { hold }).map_err(would_block)
     }
 
     /// Acquires so many permits, all or none, waiting for at most `timeout`.
@@ -148,7 +148,7 @@ impl Semaphore {
     /// # Errors
     /// [`Error::TimedOut`], naming a holder; otherwise as [`acquire_many`](Self::acquire_many).
     pub fn try_acquire_many_for(&self, permits: u32, timeout: Duration) -> Result<SemaphorePermit<'_>> {
-        many(&self.0, permits, Deadline::after(timeout)).map(|hold| SemaphorePermit { hold })
+        many(self.borrowed(), permits, Deadline::after(timeout)).map(|hold| SemaphorePermit { hold })
     }
 
     /// Acquires so many permits, all or none, waiting until `deadline` at most.
@@ -156,7 +156,7 @@ impl Semaphore {
     /// # Errors
     /// As [`try_acquire_many_for`](Self::try_acquire_many_for).
     pub fn try_acquire_many_until(&self, permits: u32, deadline: Instant) -> Result<SemaphorePermit<'_>> {
-        many(&self.0, permits, Deadline::at(deadline)).map(|hold| SemaphorePermit { hold })
+        many(self.borrowed(), permits, Deadline::at(deadline)).map(|hold| SemaphorePermit { hold })
     }
 
     /// As [`acquire`](Self::acquire), with a guard that can be kept.
@@ -203,13 +203,21 @@ impl Semaphore {
     #[inline(always)]
     fn one(&self, deadline: impl FnOnce() -> Deadline) -> Result<SemaphorePermit<'_>> {
         let hold = match self.0.acquire_fast() {
-            Some(permit) => Hold { semaphore: &self.0, permit, more: ManuallyDrop::new(None) },
+            Some((permit, found)) => Hold {
+                semaphore: PermitsAt { permits: &self.0, found: Some(found) },
+                permit,
+                more: ManuallyDrop::new(None),
+            },
             None => {
                 let (permit, more) = self.0.acquire_slowly(deadline)?;
-                Hold { semaphore: &self.0, permit, more: ManuallyDrop::new(more) }
+                Hold { semaphore: self.borrowed(), permit, more: ManuallyDrop::new(more) }
             }
         };
         Ok(SemaphorePermit { hold })
+    }
+
+    fn borrowed(&self) -> PermitsAt<'_> {
+        PermitsAt { permits: &self.0, found: None }
     }
 
     fn owned(&self, permits: u32, deadline: Deadline) -> Result<OwnedSemaphorePermit> {
@@ -217,10 +225,10 @@ impl Semaphore {
     }
 }
 
-fn many<S: Borrow<Permits>>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
+fn many<S: AsPermits>(semaphore: S, permits: u32, deadline: Deadline) -> Result<Hold<S>> {
     let (permit, more) = match permits {
-        1 => semaphore.borrow().acquire_slowly(|| deadline)?,
-        _ => semaphore.borrow().acquire(permits, deadline)?,
+        1 => semaphore.permits().acquire_slowly(|| deadline)?,
+        _ => semaphore.permits().acquire(permits, deadline)?,
     };
     Ok(Hold { semaphore, permit, more: ManuallyDrop::new(more) })
 }
@@ -270,7 +278,7 @@ impl fmt::Debug for Semaphore {
 }
 
 /// Permits that are held, and the handle to give them back with: borrowed or owned.
-struct Hold<S: Borrow<Permits>> {
+struct Hold<S: AsPermits> {
     semaphore: S,
     /// The one with the largest token.
     permit: Permit,
@@ -278,7 +286,7 @@ struct Hold<S: Borrow<Permits>> {
     more: ManuallyDrop<Option<Box<More>>>,
 }
 
-impl<S: Borrow<Permits>> Hold<S> {
+impl<S: AsPermits> Hold<S> {
     fn others(&self) -> &[Permit] {
         self.more.as_deref().map_or(&[], |more| &more.others)
     }
@@ -288,15 +296,15 @@ impl<S: Borrow<Permits>> Hold<S> {
     }
 
     fn tokens(&self) -> impl Iterator<Item = u64> {
-        self.all().map(|permit| self.semaphore.borrow().token(permit))
+        self.all().map(|permit| self.semaphore.permits().token(permit))
     }
 
     fn token(&self) -> u64 {
-        self.semaphore.borrow().token(self.permit)
+        self.semaphore.permits().token(self.permit)
     }
 
     fn is_held(&self) -> bool {
-        self.all().all(|permit| self.semaphore.borrow().is_held(permit))
+        self.all().all(|permit| self.semaphore.permits().is_held(permit))
     }
 
     fn abandoned(&self) -> Option<&Abandoned> {
@@ -304,17 +312,17 @@ impl<S: Borrow<Permits>> Hold<S> {
     }
 
     fn stamp(&self) {
-        self.all().for_each(|permit| self.semaphore.borrow().stamp(permit));
+        self.all().for_each(|permit| self.semaphore.permits().stamp(permit));
     }
 
     #[inline(always)]
     fn release(&mut self) -> bool {
         // Nothing here has its address taken, so a guard that has nothing to tell never is in memory.
         let more = self.more.take();
-        if more.is_none() && self.semaphore.borrow().release_fast(self.permit) {
+        if more.is_none() && self.semaphore.release_fast(self.permit) {
             return true;
         }
-        end_all(self.semaphore.borrow(), self.permit, more, Permits::release)
+        end_all(self.semaphore.permits(), self.permit, more, Permits::release)
     }
 
     fn unlock(mut self) -> Result<()> {
@@ -324,7 +332,7 @@ impl<S: Borrow<Permits>> Hold<S> {
 
     fn abandon(mut self) -> Result<()> {
         let more = self.more.take();
-        let ended = end_all(self.semaphore.borrow(), self.permit, more, Permits::abandon);
+        let ended = end_all(self.semaphore.permits(), self.permit, more, Permits::abandon);
         self.end(ended)
     }
 
@@ -334,13 +342,13 @@ impl<S: Borrow<Permits>> Hold<S> {
         self.permit = Permit::ENDED;
         match ended {
             true => Ok(()),
-            false => Err(Error::Lost { name: self.semaphore.borrow().name().into(), token }),
+            false => Err(Error::Lost { name: self.semaphore.permits().name().into(), token }),
         }
     }
 
     fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
-            .field("name", &self.semaphore.borrow().name())
+            .field("name", &self.semaphore.permits().name())
             .field("count", &self.all().count())
             .field("token", &self.token())
             .field("abandoned", &self.abandoned())
@@ -348,7 +356,7 @@ impl<S: Borrow<Permits>> Hold<S> {
     }
 }
 
-impl<S: Borrow<Permits>> Drop for Hold<S> {
+impl<S: AsPermits> Drop for Hold<S> {
     #[inline(always)]
     fn drop(&mut self) {
         self.release();
@@ -361,7 +369,7 @@ impl<S: Borrow<Permits>> Drop for Hold<S> {
 /// never gives back what somebody else holds.
 #[must_use = "the permit is given back as soon as its guard is dropped"]
 pub struct SemaphorePermit<'a> {
-    hold: Hold<&'a Permits>,
+    hold: Hold<PermitsAt<'a>>,
 }
 
 /// One or several permits, held until this is dropped; it needs no handle to live as long. Made by [`Semaphore::acquire_owned`].

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::guard::now;
 use super::mutex::{Mutex, MutexGuard};
 use super::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use crate::backend::either::AsExclusive;
+use crate::backend::release::AsExclusive;
 use crate::os::clock::Deadline;
 use crate::{Error, Result};
 

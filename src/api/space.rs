@@ -10,7 +10,7 @@ use super::{Barrier, Condvar, Event, Latch, Mutex, Once, Plain, Queue, RwLock, S
 use crate::backend::barrier::SharedBarrier;
 use crate::backend::condvar::SharedCondvar;
 use crate::backend::data;
-use crate::backend::either::{AnySpace, AsExclusive, Lock, Permits, ReadWrite};
+use crate::backend::either::{AnySpace, Lock, Permits, ReadWrite};
 use crate::backend::event::SharedEvent;
 use crate::backend::inspect;
 use crate::backend::latch::SharedLatch;
@@ -18,6 +18,7 @@ use crate::backend::lock::Spec;
 use crate::backend::moving;
 use crate::backend::once::SharedOnce;
 use crate::backend::queue::SharedQueue;
+use crate::backend::release::AsExclusive;
 use crate::backend::shared::CHECK_INTERVAL;
 use crate::segment::format::Kind;
 use crate::segment::open::Options;

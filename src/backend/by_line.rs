@@ -20,16 +20,37 @@ const UNDISTURBED: u32 = 2000;
 
 /// A line that is lent to a lock, for one thread of one handle.
 #[derive(Debug)]
-struct ByLine {
+pub(crate) struct ByLine {
     line: Spot<ReaderLine>,
     entry: Spot<Entry>,
     what: What,
-    /// As which participant.
+    /// As which participant, and what says whether this process still is it.
     me: Me,
+    present: ForkWord,
     thread: u32,
     number: u32,
     cell: u32,
     place: Place,
+}
+
+impl ByLine {
+    /// Not in a forked child.
+    #[inline(always)]
+    fn is_mine(&self) -> bool {
+        self.me.0 == self.present.get()
+    }
+
+    /// The entry that is read.
+    #[inline(always)]
+    pub(super) fn entry(&self) -> u32 {
+        self.place.entry
+    }
+
+    /// Ends a read; whether there was one.
+    #[inline(always)]
+    pub(super) fn leave(&self) -> bool {
+        self.is_mine() && self.line.leave(self.what, &self.entry.bell, wake_all)
+    }
 }
 
 /// What a handle knows of that.
@@ -46,39 +67,38 @@ pub(super) struct Lines {
 impl Lines {
     /// Reads by the line, if this thread has one and nobody writes or wants to.
     #[inline(always)]
-    pub(super) fn try_read(&self, me: &ForkWord) -> Option<u32> {
-        let by = self.of_me(me).filter(|by| by.thread == fork::known_thread())?;
-        by.line.try_read(&by.entry.lock, by.what, &by.entry.bell, wake_all).then_some(by.place.entry)
+    pub(super) fn try_read(&self) -> Option<&ByLine> {
+        let by = self.of_me().filter(|by| by.thread == fork::known_thread())?;
+        by.line.try_read(&by.entry.lock, by.what, &by.entry.bell, wake_all).then_some(by)
     }
 
     /// Not in a forked child.
     #[inline(always)]
-    fn of_me(&self, me: &ForkWord) -> Option<&ByLine> {
-        self.by.get().filter(|by| by.me.0 == me.get())
+    fn of_me(&self) -> Option<&ByLine> {
+        self.by.get().filter(|by| by.is_mine())
     }
 
     /// Ends that; whether it was so.
-    #[inline(always)]
-    pub(super) fn leave(&self, me: &ForkWord) -> bool {
-        self.of_me(me).is_some_and(|by| by.line.leave(by.what, &by.entry.bell, wake_all))
+    pub(super) fn leave(&self) -> bool {
+        self.of_me().is_some_and(ByLine::leave)
     }
 
     /// The same of a reader that could not be found: what is damaged is set right.
     #[cold]
-    pub(super) fn leave_damaged(&self, me: &ForkWord) {
-        if let Some(by) = self.of_me(me) {
+    pub(super) fn leave_damaged(&self) {
+        if let Some(by) = self.of_me() {
             by.line.undo_flip(by.what, &by.entry.bell, wake_all);
         }
     }
 
     /// In which cell a reader by the line is counted if it is to be counted.
-    pub(super) fn cell(&self, me: &ForkWord) -> Option<u32> {
-        self.of_me(me).map(|by| by.cell)
+    pub(super) fn cell(&self) -> Option<u32> {
+        self.of_me().map(|by| by.cell)
     }
 
     /// When the reader by the line was seen.
-    pub(super) fn since(&self, me: &ForkWord) -> Option<&AtomicU64> {
-        self.of_me(me).filter(|by| by.line.look(by.what) == Reads::It).map(|by| &by.line.since)
+    pub(super) fn since(&self) -> Option<&AtomicU64> {
+        self.of_me().filter(|by| by.line.look(by.what) == Reads::It).map(|by| &by.line.since)
     }
 
     /// After a read that found `word` and was counted in that cell, where it still is: if it pays, the next one is by a line.
@@ -114,7 +134,8 @@ impl Lines {
             line.clear();
             let entry = segment.entries.spot(place.entry as usize)?;
             let what = What::new(place.generation);
-            let by = ByLine { line, entry, what, me, thread, number: line_number, cell: number, place };
+            let present = space.me.clone();
+            let by = ByLine { line, entry, what, me, present, thread, number: line_number, cell: number, place };
             // Another thread may have been faster.
             self.by.set(by).ok()?;
             cell.lend(lender, line_number).then(|| self.by.get()).flatten()

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::by_line::ByLine;
 use super::files::lock::FileLock;
 use super::files::semaphore::FileSemaphore;
 use super::files::{FileSpace, unsupported};
-use super::lock::{Abandonment, Acquisition, SharedLock, Spec, Waited};
+use super::lock::{Abandonment, Acquisition, Found as FoundLock, SharedLock, Spec, Waited};
+use super::release::AsExclusive;
 use super::rwlock::{Reading, SharedRwLock, Told};
-use super::semaphore::{More, Permit, SharedSemaphore};
+use super::semaphore::{Found, More, Permit, SharedSemaphore};
 use super::shared::{SharedSpace, watch_forks};
 use crate::os::clock::Deadline;
 use crate::os::file::FileId;
@@ -47,27 +49,6 @@ impl AnySpace {
 pub(crate) enum Exclusive<'a> {
     Segment(&'a SharedLock),
     Files(&'a FileLock),
-}
-
-/// What has such a lock in it.
-pub(crate) trait AsExclusive {
-    fn exclusive(&self) -> Exclusive<'_>;
-
-    /// Ends an acquisition if that takes no more than a store; `false`: nothing was done. (By way of [`exclusive`](Self::exclusive) it is ten
-    /// instructions more: there the compiler picks an address first.)
-    fn release_fast(&self, acquisition: Acquisition) -> bool;
-}
-
-impl<T: AsExclusive> AsExclusive for &T {
-    #[inline(always)]
-    fn exclusive(&self) -> Exclusive<'_> {
-        T::exclusive(self)
-    }
-
-    #[inline(always)]
-    fn release_fast(&self, acquisition: Acquisition) -> bool {
-        T::release_fast(self, acquisition)
-    }
 }
 
 impl<'a> Exclusive<'a> {
@@ -170,24 +151,6 @@ pub(crate) enum Lock {
     Files(FileLock),
 }
 
-impl AsExclusive for Lock {
-    #[inline(always)]
-    fn exclusive(&self) -> Exclusive<'_> {
-        match self {
-            Self::Segment(lock) => Exclusive::Segment(lock),
-            Self::Files(lock) => Exclusive::Files(lock),
-        }
-    }
-
-    #[inline(always)]
-    fn release_fast(&self, acquisition: Acquisition) -> bool {
-        match self {
-            Self::Segment(lock) => lock.release_fast(acquisition),
-            Self::Files(_) => false,
-        }
-    }
-}
-
 impl Lock {
     pub(crate) fn new(space: &AnySpace, spec: Spec) -> Result<Self> {
         match space {
@@ -201,7 +164,7 @@ impl Lock {
     }
 
     #[inline(always)]
-    pub(crate) fn acquire_fast(&self, thread: u32) -> Option<Acquisition> {
+    pub(crate) fn acquire_fast(&self, thread: u32) -> Option<(Acquisition, FoundLock<'_>)> {
         match self {
             Self::Segment(lock) => lock.acquire_fast(thread),
             Self::Files(_) => None,
@@ -232,24 +195,6 @@ pub(crate) enum ReadWrite {
     Files(FileLock),
 }
 
-impl AsExclusive for ReadWrite {
-    #[inline(always)]
-    fn exclusive(&self) -> Exclusive<'_> {
-        match self {
-            Self::Segment(lock) => Exclusive::Segment(lock.lock()),
-            Self::Files(lock) => Exclusive::Files(lock),
-        }
-    }
-
-    #[inline(always)]
-    fn release_fast(&self, acquisition: Acquisition) -> bool {
-        match self {
-            Self::Segment(lock) => lock.lock().release_fast(acquisition),
-            Self::Files(_) => false,
-        }
-    }
-}
-
 impl ReadWrite {
     pub(crate) fn new(space: &AnySpace, spec: Spec) -> Result<Self> {
         match space {
@@ -263,7 +208,7 @@ impl ReadWrite {
     }
 
     #[inline(always)]
-    pub(crate) fn read_by_line(&self) -> Option<Reading> {
+    pub(crate) fn read_by_line(&self) -> Option<(Reading, &ByLine)> {
         match self {
             Self::Segment(lock) => lock.read_by_line(),
             Self::Files(_) => None,
@@ -301,14 +246,6 @@ impl ReadWrite {
                 let waited = lock.acquire(thread, deadline())?;
                 Ok((waited.acquisition, waited.abandoned))
             }
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn release_by_line(&self, reading: Reading) -> bool {
-        match self {
-            Self::Segment(lock) => lock.release_by_line(reading),
-            Self::Files(_) => false,
         }
     }
 
@@ -417,7 +354,7 @@ impl Permits {
     }
 
     #[inline(always)]
-    pub(crate) fn acquire_fast(&self) -> Option<Permit> {
+    pub(crate) fn acquire_fast(&self) -> Option<(Permit, Found<'_>)> {
         match self {
             Self::Segment(semaphore) => semaphore.acquire_fast(),
             Self::Files(_) => None,
@@ -456,14 +393,6 @@ impl Permits {
         match self {
             Self::Segment(semaphore) => semaphore.is_held(permit),
             Self::Files(semaphore) => semaphore.is_held(permit),
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn release_fast(&self, permit: Permit) -> bool {
-        match self {
-            Self::Segment(semaphore) => semaphore.release_fast(permit),
-            Self::Files(_) => false,
         }
     }
 

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::cancel;
-use super::either::{AnySpace, AsExclusive, Exclusive};
+use super::either::{AnySpace, Exclusive};
 use super::files::lock::Pauses;
 use super::lock::{Acquisition, SharedLock, Spec, Waited};
+use super::release::AsExclusive;
 use super::shared::watch_forks;
 use crate::os::clock::Deadline;
 use crate::os::file::{self, FileId};
@@ -52,7 +53,7 @@ impl SharedFence {
     /// Lets `token` in alone, if none is larger.
     pub(crate) fn enter(&self, token: u64, thread: u32, deadline: Deadline) -> Result<Waited> {
         let waited = match self.0.acquire_fast(thread) {
-            Some(acquisition) => Waited::at_once(acquisition),
+            Some((acquisition, _)) => Waited::at_once(acquisition),
             None => self.0.acquire_slowly(thread, || deadline)?,
         };
         match self.0.raise_fence(waited.acquisition, token) {

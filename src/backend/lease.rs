@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::either::{AsExclusive, Exclusive, Lock, Permits, ReadWrite};
+use super::either::{Exclusive, Lock, Permits, ReadWrite};
 use super::keeper::{self, Tended};
 use super::lock::Acquisition;
+use super::release::AsExclusive;
 use super::semaphore::Permit;
 use crate::os::clock::Boottime;
 use crate::os::lock_file;

@@ -136,6 +136,26 @@ impl Clone for SharedLock {
     }
 }
 
+/// Where a lock is, found on the fast path: found again for the release, it would be a tenth of all that a mutex takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    lock: &'a SharedLock,
+    entry: &'a Entry,
+}
+
+impl Found<'_> {
+    /// As [`SharedLock::release_fast`].
+    #[inline(always)]
+    pub(super) fn release_fast(self, acquisition: Acquisition) -> bool {
+        if !acquisition.word.was_made_lightly_by(Me(self.lock.me.get())) {
+            return false;
+        }
+        let Ok(freed) = self.entry.lock.release_lightly(acquisition.word, wake_one) else { return false };
+        self.lock.guess.store(freed.0, Relaxed);
+        true
+    }
+}
+
 impl SharedLock {
     pub(crate) fn new(space: &Arc<SharedSpace>, spec: Spec) -> Result<Self> {
         names::check(&spec.name)?;
@@ -176,28 +196,23 @@ impl SharedLock {
 
     /// Acquires the lock if nobody else did since this handle released it.
     #[inline(always)]
-    pub(crate) fn acquire_fast(&self, thread: u32) -> Option<Acquisition> {
+    pub(crate) fn acquire_fast(&self, thread: u32) -> Option<(Acquisition, Found<'_>)> {
         self.acquire_fast_as(thread, Acquire)
     }
 
     /// The same, with an order that is at least `Acquire`.
     #[inline(always)]
-    pub(super) fn acquire_fast_as(&self, thread: u32, order: Ordering) -> Option<Acquisition> {
+    pub(super) fn acquire_fast_as(&self, thread: u32, order: Ordering) -> Option<(Acquisition, Found<'_>)> {
         let me = Me(self.me.get());
         let place = Place::unpack(self.place.load(Relaxed));
         let entry = self.entries.get(place.entry as usize)?;
         let word = entry.lock.acquire_guessed(me, thread, OwnerWord(self.guess.load(Relaxed)), order)?;
         // Relaxed: as in `is_ours`.
         if Meta(entry.meta.load(Relaxed)).generation() != place.generation {
-            return self.put_back_guessed(entry, word);
+            self.put_back(entry, Acquired { word, obituary: None });
+            return None;
         }
-        Some(Acquisition { word, entry: place.entry })
-    }
-
-    #[cold]
-    fn put_back_guessed(&self, entry: &Entry, word: OwnerWord) -> Option<Acquisition> {
-        self.put_back(entry, Acquired { word, obituary: None });
-        None
+        Some((Acquisition { word, entry: place.entry }, Found { lock: self, entry }))
     }
 
     /// Acquires the lock if it is free, without a word about the dead. `Err(Some(_))`: acquired, but there is more to find out about it.
@@ -325,13 +340,8 @@ impl SharedLock {
     /// All in registers, and short: a guard whose drop is not inlined is in memory, and each store costs the next compare-and-swap a cycle.
     #[inline(always)]
     pub(crate) fn release_fast(&self, acquisition: Acquisition) -> bool {
-        if !acquisition.word.was_made_lightly_by(Me(self.me.get())) {
-            return false;
-        }
         let Some(entry) = self.entries.get(acquisition.entry as usize) else { return false };
-        let Ok(freed) = entry.lock.release_lightly(acquisition.word, wake_one) else { return false };
-        self.guess.store(freed.0, Relaxed);
-        true
+        Found { lock: self, entry }.release_fast(acquisition)
     }
 
     /// As [`release`](Self::release), by a compare-and-swap.

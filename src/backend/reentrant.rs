@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Weak};
 
-use super::either::{AnySpace, AsExclusive, Lock};
+use super::either::{AnySpace, Lock};
 use super::lock::{Abandonment, Acquisition, Spec};
+use super::release::AsExclusive;
 use crate::Result;
 use crate::os::clock::Deadline;
 use crate::os::fork::{self, Guarded};
@@ -85,7 +86,7 @@ impl Reentrant {
         }
         let thread = fork::thread();
         let (held, abandoned) = match self.lock.acquire_fast(thread) {
-            Some(held) => (held, None),
+            Some((held, _)) => (held, None),
             None => {
                 let waited = self.lock.acquire_slowly(thread, deadline)?;
                 (waited.acquisition, waited.abandoned)

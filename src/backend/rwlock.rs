@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use super::by_line::Lines;
+use super::by_line::{ByLine, Lines};
 use super::inspect;
 use super::lock::{Abandonment, Acquisition, SharedLock, Spec};
 use super::shared::SharedSpace;
@@ -138,8 +138,8 @@ impl SharedRwLock {
 
     /// Reads if nobody writes or wants to, and this thread has read much by this handle.
     #[inline(always)]
-    pub(crate) fn read_by_line(&self) -> Option<Reading> {
-        self.lines.try_read(&self.lock.me).map(|entry| Reading { cell: Reading::LINE, entry })
+    pub(crate) fn read_by_line(&self) -> Option<(Reading, &ByLine)> {
+        self.lines.try_read().map(|by| (Reading { cell: Reading::LINE, entry: by.entry() }, by))
     }
 
     /// Reads if nobody writes or wants to, without a word about the dead.
@@ -256,11 +256,11 @@ impl SharedRwLock {
     #[inline(always)]
     pub(crate) fn write(&self, thread: u32, deadline: impl FnOnce() -> Deadline) -> Result<(Acquisition, Told)> {
         match self.lock.acquire_fast_as(thread, SeqCst) {
-            Some(gate) if self.nobody_reads(gate) => {
+            Some((gate, _)) if self.nobody_reads(gate) => {
                 words(self.lock.entry(gate.entry)).go_in(gate.word);
                 Ok((gate, None))
             }
-            Some(gate) => self.write_slowly(thread, deadline(), Ok(gate)),
+            Some((gate, _)) => self.write_slowly(thread, deadline(), Ok(gate)),
             None => match self.lock.try_acquire(thread, SeqCst) {
                 Ok(gate) if self.nobody_reads(gate) => {
                     words(self.lock.entry(gate.entry)).go_in(gate.word);
@@ -422,7 +422,7 @@ impl SharedRwLock {
         if reading.cell != Reading::LINE {
             return Ok(reading);
         }
-        let found = self.lines.cell(&self.lock.me).and_then(|cell| Some((cell, self.me()?)));
+        let found = self.lines.cell().and_then(|cell| Some((cell, self.me()?)));
         let Some((cell, me)) = found.filter(|_| self.is_reading(reading)) else {
             return Err(self.lost_reading(reading));
         };
@@ -431,23 +431,23 @@ impl SharedRwLock {
             let what = format!("one reader more of \"{}\" cannot be counted", self.name());
             return Err(Error::damaged(&self.lock.space.segment.path, what));
         }
-        self.lines.leave(&self.lock.me);
+        self.lines.leave();
         Ok(Reading { cell, ..reading })
     }
 
     /// Takes a reader by a line off, if it is one; whether it did.
     #[inline(always)]
-    pub(crate) fn release_by_line(&self, reading: Reading) -> bool {
-        reading.cell == Reading::LINE && self.lines.leave(&self.lock.me)
+    pub(crate) fn release_by_line(by: &ByLine, reading: Reading) -> bool {
+        reading.cell == Reading::LINE && by.leave()
     }
 
     /// Takes a reader off; `false` if it is another process's, or there is none any more. To be called once for each.
     #[inline]
     pub(crate) fn release_read(&self, reading: Reading) -> bool {
         if reading.cell == Reading::LINE {
-            let left = self.lines.leave(&self.lock.me);
+            let left = self.lines.leave();
             if !left {
-                self.lines.leave_damaged(&self.lock.me);
+                self.lines.leave_damaged();
             }
             return left;
         }
@@ -457,7 +457,7 @@ impl SharedRwLock {
 
     pub(crate) fn is_reading(&self, reading: Reading) -> bool {
         if reading.cell == Reading::LINE {
-            return self.lines.since(&self.lock.me).is_some();
+            return self.lines.since().is_some();
         }
         let (Some(me), Some(cell)) = (self.me(), self.cells.get(reading.cell as usize)) else { return false };
         let seen = cell.look();
@@ -487,7 +487,7 @@ impl SharedRwLock {
 
     fn since(&self, reading: Reading) -> Option<&AtomicU64> {
         match reading.cell {
-            Reading::LINE => self.lines.since(&self.lock.me),
+            Reading::LINE => self.lines.since(),
             cell => self.is_reading(reading).then(|| &self.cells[cell as usize].since),
         }
     }
