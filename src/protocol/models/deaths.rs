@@ -8,7 +8,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use super::world::{Algorithm, DEAD_BEFORE, Real, STARTER, World, join};
-use super::{Mode, explore, sweep};
+use super::{Mode, explore, largest, sweep};
 use crate::sync::burned;
 
 /// All threads ended: the first to come cleans up after the dead and finds the lock as it should be.
@@ -190,7 +190,7 @@ fn a_sleeper_that_dies_costs_nobody_a_wake() {
 
 #[test]
 fn an_owner_that_dies_in_its_release_stops_nobody() {
-    sweep("releaser dies", Mode::Rmw, 2, |fuse| releaser_dies(Real, World::new(), fuse, false));
+    sweep("releaser dies", Mode::Rmw, largest(2), |fuse| releaser_dies(Real, World::new(), fuse, false));
     sweep("releaser dies", Mode::Plain, 1, |fuse| releaser_dies(Real, World::new(), fuse, false));
     sweep("releaser dies or comes back", Mode::Rmw, 3, |fuse| releaser_dies(Real, World::new(), fuse, true));
 }
@@ -199,7 +199,7 @@ fn an_owner_that_dies_in_its_release_stops_nobody() {
 fn an_heir_that_dies_is_followed_and_told_of() {
     sweep("heir dies", Mode::Rmw, 3, |fuse| heir_dies(Real, fuse, 1));
     sweep("heir dies", Mode::Plain, 2, |fuse| heir_dies(Real, fuse, 1));
-    sweep("heir dies, two follow", Mode::Rmw, 2, |fuse| heir_dies(Real, fuse, 2));
+    sweep("heir dies, two follow", Mode::Rmw, largest(2), |fuse| heir_dies(Real, fuse, 2));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::deaths::settle;
 use super::world::{Algorithm, Participant, Real, World, join};
-use super::{Mode, explore, sweep};
+use super::{Mode, explore, largest, sweep};
 
 fn turn(me: &Participant, algorithm: impl Algorithm, hungry: bool) {
     if hungry { me.hungry().take_turn(algorithm) } else { me.take_turn(algorithm) }
@@ -147,6 +147,6 @@ fn what_is_reserved_for_who_gives_up_is_free_for_all() {
 fn what_is_reserved_for_the_dead_is_somebody_elses() {
     sweep("the starving dies", Mode::Rmw, 2, |fuse| the_starving_dies(Real, fuse, false));
     sweep("the starving dies, fair release", Mode::Rmw, 1, |fuse| the_starving_dies(Real, fuse, true));
-    sweep("the releaser dies", Mode::Rmw, 2, |fuse| the_releaser_dies(Real, fuse, false));
-    sweep("the fair releaser dies", Mode::Rmw, 2, |fuse| the_releaser_dies(Real, fuse, true));
+    sweep("the releaser dies", Mode::Rmw, largest(2), |fuse| the_releaser_dies(Real, fuse, false));
+    sweep("the fair releaser dies", Mode::Rmw, largest(2), |fuse| the_releaser_dies(Real, fuse, true));
 }
