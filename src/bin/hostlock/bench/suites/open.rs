@@ -1,8 +1,8 @@
-//! Coming and going: a space is opened and left, a handle is made.
+//! Coming and going: a space is opened, and left; a handle is made.
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Suite;
 use super::crowd::{FEW, HereAndThere, MANY, PARTICIPANTS, join, name_of, named, roomy, text};
@@ -15,8 +15,10 @@ use crate::exit::Failure;
 const PEERS: &[&str] = &["hostlock", "file"];
 
 const MICROS: &[Quantity] = &[
-    Quantity::less("with 1 in it", "µs", ["µs, with", "1 in it"]),
-    Quantity::less("with 1,000 in it", "µs", ["µs, with", "1,000 in it"]),
+    Quantity::less("opened, with 1 in it", "µs", ["µs, with", "1 in it"]),
+    Quantity::less("opened, with 1,000 in it", "µs", ["µs, with", "1,000 in it"]),
+    Quantity::less("left, with 1 in it", "µs", ["µs, left,", "1 in it"]),
+    Quantity::less("left, with 1,000 in it", "µs", ["µs, left,", "1,000 in it"]),
 ];
 const NANOS: &[Quantity] = &[
     Quantity::less("of 10 names", "ns", ["ns, of", "10 names"]),
@@ -28,7 +30,7 @@ const CROWDED: usize = 1;
 
 pub(super) const SUITE: Suite = Suite {
     name: "open",
-    about: "a space is opened, joined and left that 1 process, or 1,000, are in; a handle is made and dropped for one of 10 names, or of 100,000",
+    about: "a space is opened and joined, and left, that 1 process, or 1,000, are in; a handle is made and dropped for one of 10 names, or of 100,000",
     peers: PEERS,
     run,
     goals,
@@ -41,7 +43,7 @@ fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
         "file" => Ok(opened_file(ground, plan.time)),
         _ => opened_spaces(ground, plan.time),
     });
-    let name = "a space opened and left".to_string();
+    let name = "a space opened and joined; left".to_string();
     let spaces = in_turn(bench, (name.clone(), name, 1), MICROS, opened)?;
     bench.progress.show("names are made");
     let found = ground.contest(plan, &["hostlock"], |_| found_names(ground, plan.time));
@@ -52,7 +54,7 @@ fn run(bench: &Bench<'_>) -> Result<Vec<Case>, Failure> {
 fn goals(cases: &[Case]) -> Vec<Goal> {
     let [spaces, ..] = cases else { return Vec::new() };
     let goals = [
-        Goal::own("a space with 1 in it, opened and left", spaces, ALONE, 150.0),
+        Goal::own("a space with 1 in it, opened and joined", spaces, ALONE, 150.0),
         Goal::beside_itself("the same with 1,000 in it", spaces, CROWDED, ALONE, 3.0),
     ];
     goals.into_iter().flatten().collect()
@@ -66,17 +68,9 @@ fn opened_spaces<'a>(ground: &'a Ground<'_>, time: Duration) -> Result<Measureme
     let [alone, crowded] = PARTICIPANTS.map(crowd);
     let spaces = [alone?, crowded?];
     Ok(Box::new(move || {
-        let each = |(name, count, _): &(String, usize, _)| {
-            let mut failed = None;
-            let nanos = nanos_each(time, 20, || {
-                if let Err(error) = roomy(ground, name, *count) {
-                    failed = Some(text(error));
-                }
-            });
-            failed.map_or(Ok(nanos / 1e3), Err)
-        };
-        let values = spaces.iter().map(each).collect::<Result<_, _>>()?;
-        Ok(Sample { values, ..Sample::default() })
+        let each =
+            |(name, count, _): &(String, usize, _)| opened_and_left(time, || roomy(ground, name, *count).map_err(text));
+        in_order(each(&spaces[ALONE])?, each(&spaces[CROWDED])?)
     }))
 }
 
@@ -86,18 +80,34 @@ fn opened_file<'a>(ground: &'a Ground<'_>, time: Duration) -> Measurement<'a> {
     Box::new(move || {
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path);
         open().and_then(|file| file.set_len(4096)).map_err(text)?;
-        let each = |_| {
-            let mut failed = None;
-            let nanos = nanos_each(time, 20, || match open().and_then(|file| memmap2::MmapRaw::map_raw(&file)) {
-                // SAFETY: a page of the file, which stays as long as it is.
-                Ok(map) => drop(std::hint::black_box(unsafe { map.as_ptr().read_volatile() })),
-                Err(e) => failed = Some(text(e)),
-            });
-            failed.map_or(Ok(nanos / 1e3), Err)
+        let mapped = || {
+            let file = open().map_err(text)?;
+            let map = memmap2::MmapRaw::map_raw(&file).map_err(text)?;
+            // SAFETY: a page of the file, which stays as long as it is.
+            std::hint::black_box(unsafe { map.as_ptr().read_volatile() });
+            Ok((file, map))
         };
-        let values = [ALONE, CROWDED].into_iter().map(each).collect::<Result<_, _>>()?;
-        Ok(Sample { values, ..Sample::default() })
+        in_order(opened_and_left(time, mapped)?, opened_and_left(time, mapped)?)
     })
+}
+
+fn in_order([alone, left]: [f64; 2], [crowded, crowd_left]: [f64; 2]) -> Result<Sample, String> {
+    Ok(Sample { values: vec![alone, crowded, left, crowd_left], ..Sample::default() })
+}
+
+/// Microseconds that it takes to open something, and to drop it, of as many as there is time for.
+fn opened_and_left<T>(time: Duration, mut open: impl FnMut() -> Result<T, String>) -> Result<[f64; 2], String> {
+    let (begin, mut turns, mut sums) = (Instant::now(), 0.0, [Duration::ZERO; 2]);
+    while begin.elapsed() < time {
+        let start = Instant::now();
+        let opened = open()?;
+        let between = Instant::now();
+        drop(opened);
+        sums[0] += between - start;
+        sums[1] += between.elapsed();
+        turns += 1.0;
+    }
+    Ok(sums.map(|sum| sum.as_nanos() as f64 / 1e3 / turns))
 }
 
 fn found_names<'a>(ground: &'a Ground<'_>, time: Duration) -> Result<Measurement<'a>, String> {
