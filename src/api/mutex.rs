@@ -257,7 +257,10 @@ impl<'a> MutexGuard<'a> {
         let thread = fork::thread();
         let hold = match lock.acquire_fast(thread) {
             Some((acquisition, found)) => Hold::fast(LockAt { lock, found: Some(found) }, acquisition),
-            None => Hold::waited(LockAt { lock, found: None }, lock.acquire_slowly(thread, deadline)?),
+            None => {
+                let waited = lock.acquire_slowly(thread, deadline)?;
+                Hold::waited(LockAt::find(lock, waited.acquisition), waited)
+            }
         };
         Ok(Self { hold, _stays_in_its_thread: PhantomData })
     }

@@ -210,7 +210,7 @@ impl Semaphore {
             },
             None => {
                 let (permit, more) = self.0.acquire_slowly(deadline)?;
-                Hold { semaphore: self.borrowed(), permit, more: ManuallyDrop::new(more) }
+                Hold { semaphore: PermitsAt::find(&self.0, permit), permit, more: ManuallyDrop::new(more) }
             }
         };
         Ok(SemaphorePermit { hold })

@@ -340,8 +340,12 @@ impl SharedLock {
     /// All in registers, and short: a guard whose drop is not inlined is in memory, and each store costs the next compare-and-swap a cycle.
     #[inline(always)]
     pub(crate) fn release_fast(&self, acquisition: Acquisition) -> bool {
-        let Some(entry) = self.entries.get(acquisition.entry as usize) else { return false };
-        Found { lock: self, entry }.release_fast(acquisition)
+        self.found(acquisition).is_some_and(|found| found.release_fast(acquisition))
+    }
+
+    #[inline(always)]
+    pub(super) fn found(&self, acquisition: Acquisition) -> Option<Found<'_>> {
+        self.entries.get(acquisition.entry as usize).map(|entry| Found { lock: self, entry })
     }
 
     /// As [`release`](Self::release), by a compare-and-swap.

@@ -45,11 +45,23 @@ impl AsExclusive for Lock {
     }
 }
 
-/// A borrowed mutex, and where it is if it was acquired by the fast path.
+/// A borrowed mutex, and where it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LockAt<'a> {
     pub(crate) lock: &'a Lock,
     pub(crate) found: Option<lock::Found<'a>>,
+}
+
+impl<'a> LockAt<'a> {
+    /// If that is not known. It is looked up now and not for the release, which whoever waits is waiting for.
+    #[inline(always)]
+    pub(crate) fn find(lock: &'a Lock, acquisition: Acquisition) -> Self {
+        let found = match lock {
+            Lock::Segment(lock) => lock.found(acquisition),
+            Lock::Files(_) => None,
+        };
+        Self { lock, found }
+    }
 }
 
 impl AsExclusive for LockAt<'_> {
@@ -148,11 +160,23 @@ impl AsPermits for Permits {
     }
 }
 
-/// A borrowed semaphore, and where the permit is if it was acquired by the fast path.
+/// A borrowed semaphore, and where the permit is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PermitsAt<'a> {
     pub(crate) permits: &'a Permits,
     pub(crate) found: Option<semaphore::Found<'a>>,
+}
+
+impl<'a> PermitsAt<'a> {
+    /// As [`LockAt::find`].
+    #[inline(always)]
+    pub(crate) fn find(permits: &'a Permits, permit: Permit) -> Self {
+        let found = match permits {
+            Permits::Segment(semaphore) => semaphore.found(permit),
+            Permits::Files(_) => None,
+        };
+        Self { permits, found }
+    }
 }
 
 impl AsPermits for PermitsAt<'_> {

@@ -398,9 +398,13 @@ impl SharedSemaphore {
     /// The same if it takes no more than a store; `false`: nothing was done. All in registers, as a mutex's.
     #[inline(always)]
     pub(crate) fn release_fast(&self, permit: Permit) -> bool {
-        let Some(seat) = self.seats.get(permit.seat() as usize) else { return false };
-        let Some(entry) = self.lock.entries.get(permit.entry() as usize) else { return false };
-        Found { semaphore: self, seat, entry }.release_fast(permit)
+        self.found(permit).is_some_and(|found| found.release_fast(permit))
+    }
+
+    #[inline(always)]
+    pub(super) fn found(&self, permit: Permit) -> Option<Found<'_>> {
+        let (seat, entry) = (self.seats.get(permit.seat() as usize)?, self.lock.entries.get(permit.entry() as usize)?);
+        Some(Found { semaphore: self, seat, entry })
     }
 
     /// As [`release`](Self::release), by a compare-and-swap.
