@@ -10,6 +10,9 @@ use super::log::{Fate, Kind, Of};
 use super::set::{self, *};
 use super::worker::{BOUND, Held, Me};
 
+/// More reads than are needed for a line.
+const MUCH: u32 = 2_500;
+
 impl Me {
     pub fn act_at_random(&mut self) {
         match self.below(100) {
@@ -98,6 +101,12 @@ impl Me {
 
     pub fn read(&mut self) {
         let (set, patience) = (self.set(), self.patience());
+        if self.one_in(3) {
+            // So often, if nobody writes meanwhile, that this thread reads by a line of its own from then on.
+            for _ in 0..MUCH {
+                drop(set.rwlock.try_read());
+            }
+        }
         let called = self.want(RWLOCK);
         if self.one_in(3) {
             if let Some(guard) = self.got(set.rwlock.try_read_owned_for(patience), patience) {

@@ -130,8 +130,8 @@ impl Reading<'_> {
         for cell in segment.cells_of(entry) {
             let cell = cell.ok()?;
             // Whoever wants to go on as a writer does not read by a line.
-            let lent = cell.lent();
-            if segment.reads_by_line(lent, generation)?.0 > 0 {
+            let (lent, readers, _) = segment.reads_by_line(cell, generation)?;
+            if readers > 0 {
                 each(party(lent)?, lent.0);
             }
             let seen = cell.look();

@@ -80,8 +80,7 @@ pub(super) fn holders_of_rwlock(segment: &Segment, me: &Identity, own: u16, entr
     let mut readings = Vec::new();
     for cell in segment.cells_of(entry) {
         let cell = cell?;
-        let lent = cell.lent();
-        if let Some((readers @ 1.., Some(line))) = segment.reads_by_line(lent, generation) {
+        if let Some((lent, readers @ 1.., Some(line))) = segment.reads_by_line(cell, generation) {
             readings.push((lent, readers, &line.since));
         }
         let seen = cell.look();
@@ -386,7 +385,7 @@ impl State {
                     state.damage = Some(format!("its readers cannot be counted: {:#x}", seen.0));
                 }
             }
-            if segment.reads_by_line(cell.lent(), generation).is_none() {
+            if segment.reads_by_line(cell, generation).is_none() {
                 state.damage = Some("its readers cannot be counted: a line by which it is read is damaged".into());
             }
         }

@@ -13,6 +13,7 @@
 //! * Invariants:
 //!   1. Only the thread that a line was lent for writes `reads`. It opens the mark; who holds the lock's word shuts it, by a compare-and-swap from what is open for
 //!      that lock only: a slot may be another participant's by then, which lends its lines to others. No writer loses the word before it is in.
+//!      What is read by a line that is lent to this lock, by who is in its slot now, is this lock: anything else there is damage.
 //!   2. A reader writes `reads` *first*, and looks at the lock's word and at the mark *then*, in this order; in between is a light fence.
 //!   3. Who holds the word and wants to be alone makes a heavy fence if any mark of a lent line is open, shuts them *then*, and looks at `reads` *then*. If all
 //!      are shut there is nothing to be made: whoever shut them made it, and had the word.
@@ -73,9 +74,10 @@ impl What {
 /// What a line says to somebody who asks for the readers of one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
-    /// Nothing, or something else.
     Nothing,
     It,
+    /// What the line is not lent for, if it still is lent.
+    Other(u64),
     Damaged(u64),
 }
 
@@ -173,7 +175,7 @@ impl ReaderLine {
         match self.reads.load(SeqCst) {
             0 => Reads::Nothing,
             reads if reads == what.0 => Reads::It,
-            reads if (reads >> 32) as u32 == !(reads as u32) => Reads::Nothing,
+            reads if (reads >> 32) as u32 == !(reads as u32) => Reads::Other(reads),
             reads => Reads::Damaged(reads),
         }
     }

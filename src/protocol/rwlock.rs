@@ -45,9 +45,9 @@ use super::word::{Owner, OwnerWord};
 use super::{Host, Verdict};
 use crate::sync::{AtomicU32, AtomicU64, full_fence, total_order};
 
-/// The lines that are lent by a cell, of those that its participant has; `None` if it cannot be told which.
+/// The lines that are lent by a cell, of those that its participant has; `None` if it cannot be told which, or whose.
 pub(crate) fn lent_of(lent: Cell, lines: &[ReaderLine]) -> Option<impl Iterator<Item = &ReaderLine>> {
-    let which = lent.readers()?;
+    let which = lent.readers().filter(|which| u64::from(*which) >> lines.len() == 0)?;
     Some(lines.iter().enumerate().filter(move |(number, _)| which >> number & 1 != 0).map(|(_, line)| line))
 }
 
@@ -228,6 +228,8 @@ enum Count {
     Somebody,
     /// If it is of this process: the caller itself, and nobody else.
     Own,
+    /// Something else is read by what is lent for this: by nobody's leave, if it is lent still, and by who is there.
+    Strange(u64),
     Damaged(u64),
 }
 
@@ -237,6 +239,7 @@ fn count_lines(lent: Cell, lines: &[ReaderLine], what: What) -> Count {
     let found = lent.find_map(|line| match line.look(what) {
         Reads::Nothing => None,
         Reads::It => Some(Count::Somebody),
+        Reads::Other(reads) => Some(Count::Strange(reads)),
         Reads::Damaged(reads) => Some(Count::Damaged(reads)),
     });
     found.unwrap_or(Count::Nobody)
@@ -259,6 +262,15 @@ fn look_at<'c, H: Host>(
         let counted = match count(seen) {
             Count::Nobody => return Reading::Nobody,
             Count::Damaged(word) => return Reading::Damaged(word),
+            // The line may have been lent to another lock since, by the same participant or the next one in its slot.
+            Count::Strange(reads) => {
+                let now = Cell(word.load(SeqCst));
+                if now != seen {
+                    seen = now;
+                    continue;
+                }
+                return if (are.is_current)(seen) { Reading::Damaged(reads) } else { Reading::Nobody };
+            }
             counted => counted,
         };
         if slot == me && (are.is_current)(seen) {

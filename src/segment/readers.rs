@@ -53,25 +53,46 @@ impl Segment {
         self.with_file(|file| allocate(file, self.header.lives_at() + lines_at(slot), LINES_LEN))
     }
 
+    /// Whether a cell's word is of the participant that is in its slot now.
+    fn is_current(&self, cell: Cell) -> bool {
+        match cell.owner() {
+            Owner::Held(slot) => {
+                self.incarnation(slot).is_some_and(|incarnation| cell.is_with(Cell::of(slot, incarnation)))
+            }
+            _ => false,
+        }
+    }
+
     /// Of whom the cells and lines of a lock are that has this generation.
     pub(crate) fn readers<'s>(
         &'s self,
         generation: u32,
     ) -> Readers<impl Fn(Cell) -> bool + use<'s>, impl Fn(Cell) -> &'s [ReaderLine] + use<'s>> {
-        let is_current = |cell: Cell| match cell.owner() {
-            Owner::Held(slot) => {
-                self.incarnation(slot).is_some_and(|incarnation| cell.is_with(Cell::of(slot, incarnation)))
-            }
-            _ => false,
-        };
-        Readers { is_current, lines: |cell| self.reader_lines_of(cell), what: What::new(generation) }
+        Readers {
+            is_current: |cell| self.is_current(cell),
+            lines: |cell| self.reader_lines_of(cell),
+            what: What::new(generation),
+        }
     }
 
-    /// How many read by lines that a cell lends, and the first of those lines; `None` if that cannot be told.
-    pub(crate) fn reads_by_line(&self, lent: Cell, generation: u32) -> Option<(u32, Option<&ReaderLine>)> {
-        if lent.is_idle() {
-            return Some((0, None));
+    /// What a cell lends, how many read by those lines, and the first of them; `None` if that cannot be told.
+    pub(crate) fn reads_by_line<'s>(
+        &'s self,
+        cell: &ReaderCell,
+        generation: u32,
+    ) -> Option<(Cell, u32, Option<&'s ReaderLine>)> {
+        let mut lent = cell.lent();
+        loop {
+            match self.reads_by_lent(lent, generation)? {
+                Ok((count, first)) => return Some((lent, count, first)),
+                Err(()) if cell.lent() == lent => return None,
+                Err(()) => lent = cell.lent(),
+            }
         }
+    }
+
+    /// `Err`: something else is read by one of them; if they are lent still, that cannot be.
+    fn reads_by_lent(&self, lent: Cell, generation: u32) -> Option<Result<(u32, Option<&ReaderLine>), ()>> {
         let (mut count, mut first) = (0, None);
         for line in lent_of(lent, self.reader_lines_of(lent))? {
             match line.look(What::new(generation)) {
@@ -80,10 +101,13 @@ impl Segment {
                     count += 1;
                     first = first.or(Some(line));
                 }
+                // Of the next one in the slot, to whoever comes before the cell is cleaned.
+                Reads::Other(_) if !self.is_current(lent) => {}
+                Reads::Other(_) => return Some(Err(())),
                 Reads::Damaged(_) => return None,
             }
         }
-        Some((count, first))
+        Some(Ok((count, first)))
     }
 
     /// Shuts all lines that are lent to the entry, which the caller holds, and is sure of who reads by them then.
@@ -102,7 +126,7 @@ impl Segment {
         let lent = cell.lent();
         let shut =
             || shut_lines(|| core::iter::once(cell), |cell| self.reader_lines_of(cell), What::new(generation), heavy);
-        let none_read = || self.reads_by_line(lent, generation).is_some_and(|(count, _)| count == 0);
+        let none_read = || matches!(self.reads_by_line(cell, generation), Some((now, 0, _)) if now == lent);
         lent == Cell(0) || shut().is_ok() && none_read() && cell.clear_lent(lent)
     }
 
@@ -124,6 +148,6 @@ impl Segment {
     /// Whether nobody reads by a cell, nor by lines that it lends. To be asked for by who holds the lock, after those were shut.
     pub(crate) fn is_unread(&self, cell: &ReaderCell, generation: u32) -> bool {
         // In this order: whoever reads by a line may be counted in the cell instead.
-        self.reads_by_line(cell.lent(), generation).is_some_and(|(count, _)| count == 0) && cell.look().is_idle()
+        matches!(self.reads_by_line(cell, generation), Some((_, 0, _))) && cell.look().is_idle()
     }
 }
