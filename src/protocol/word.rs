@@ -258,9 +258,10 @@ impl OwnerWord {
     /// is if that was the last. Neither has a mark.
     #[inline(always)]
     pub(crate) fn enter_next(self, me: Slot) -> Option<(Self, Self)> {
-        let is_in_run = self.0 & (RUN << EPOCH_SHIFT | (ONE_EPOCH - 1)) == 0;
-        let gate = Self(self.0 | RUN_MASK);
-        (is_in_run && gate != self).then(|| (Self((self.0 + ONE_EPOCH) | (me.code() as u64) << SLOT_SHIFT), gate))
+        // All in one comparison, since this is all of the way: what there must not be is turned to be above the end of the run.
+        let place = (self.0 & (RUN << EPOCH_SHIFT | RUN_MASK | (ONE_EPOCH - 1))).rotate_right(EPOCH_SHIFT);
+        let next = || Self((self.0 + ONE_EPOCH) | (me.code() as u64) << SLOT_SHIFT);
+        (place < RUN_MASK >> EPOCH_SHIFT).then(|| (next(), Self(self.0 | RUN_MASK)))
     }
 
     /// FREE => HELD by me, with a token drawn from another word. The mark stays.
