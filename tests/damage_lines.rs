@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use hostlock::{Result, RwLock, RwLockReadGuard, Space};
 use kinds::{Case, Parts, SHORT, Tally, bits, is_everything_wanted, of_tables, resident, sweep, tables, variant};
-use support::act;
 use support::raw::Raw;
+use support::{act, root};
 
 #[test]
 fn role() {
@@ -99,4 +99,23 @@ fn no_flipped_bit_lets_a_writer_in_beside_a_reader_by_a_line() {
     assert!(tried > 500);
     // It read by its line, and that was found.
     assert!(seen["TimedOut"] as usize > tried);
+}
+
+/// What a name is known by to those who read by lines may be another one afterwards: whoever takes the name away has to leave no line open that it does not find.
+#[test]
+fn no_flipped_bit_has_a_name_given_up_under_an_open_line() {
+    for bit in 32..64 {
+        let root = root();
+        let space = kinds::open(root.path());
+        let lock = space.rwlock("read").unwrap();
+        (0..MUCH).for_each(|_| drop(lock.read().unwrap()));
+        let raw = Raw::open(root.path().join("test"));
+        assert_eq!(raw.open_lines().len(), 1);
+        let at = raw.entry("read").unwrap().at + 32;
+        raw.put(at, raw.u64_at(at) ^ 1 << bit);
+        let removed = space.remove("read");
+        let reading = lock.try_read();
+        let writing = space.rwlock("read").and_then(|lock| lock.try_write().map(drop));
+        assert!(reading.is_err() || writing.is_err(), "bit {bit}: {removed:?}, and then one writes beside the other");
+    }
 }

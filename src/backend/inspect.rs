@@ -385,7 +385,10 @@ impl State {
                     state.damage = Some(format!("its readers cannot be counted: {:#x}", seen.0));
                 }
             }
-            if segment.reads_by_line(cell, generation).is_none() {
+            let is_damaged = segment.reads_by_line(cell, generation).is_none();
+            // Of another name by now, it was looked for the wrong readers.
+            fence(Acquire);
+            if is_damaged && Meta(entry.meta.load(Relaxed)).generation() == generation {
                 state.damage = Some("its readers cannot be counted: a line by which it is read is damaged".into());
             }
         }

@@ -1,6 +1,6 @@
 //! Locks in a mapped segment: owner words, a futex to wait on, and the oracle for the dead.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -217,15 +217,15 @@ impl SharedSpace {
     /// A line of ours that is not lent.
     pub(super) fn take_line(&self) -> Option<u32> {
         let free = |lent: u32| (lent.trailing_ones() < LINES).then(|| lent.trailing_ones());
-        // Relaxed: whoever gives one back has nothing to tell of it; it is cleared before it is lent.
+        // Acquire: pairs with `give_line_back`. Whoever sees what is read by it now also sees that it is not lent for what it was.
         self.lent_lines
-            .fetch_update(Relaxed, Relaxed, |lent| free(lent).map(|line| lent | 1 << line))
+            .fetch_update(Acquire, Relaxed, |lent| free(lent).map(|line| lent | 1 << line))
             .ok()
             .and_then(free)
     }
 
     pub(super) fn give_line_back(&self, line: u32) {
-        self.lent_lines.fetch_and(!(1 << line), Relaxed);
+        self.lent_lines.fetch_and(!(1 << line), Release);
     }
 
     fn slot_code(&self) -> u16 {

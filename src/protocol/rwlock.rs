@@ -215,6 +215,9 @@ pub(crate) struct Readers<Current, Lines> {
     pub(crate) what: What,
 }
 
+/// How often something else has to be read by a line, one time after the other, for that to be damage: it may be lent to another lock, and to this one again, meanwhile.
+pub(crate) const STRANGE: u32 = 10;
+
 /// Who reads by one word of a cell.
 enum Reading {
     Nobody,
@@ -254,6 +257,7 @@ fn look_at<'c, H: Host>(
 ) -> Reading {
     // SeqCst, as in `ReaderCell::look`.
     let mut seen = Cell(word.load(SeqCst));
+    let mut strange = 0;
     loop {
         if seen.is_idle() {
             return Reading::Nobody;
@@ -263,13 +267,12 @@ fn look_at<'c, H: Host>(
             Count::Nobody => return Reading::Nobody,
             Count::Damaged(word) => return Reading::Damaged(word),
             // The line may have been lent to another lock since, by the same participant or the next one in its slot.
-            Count::Strange(reads) => {
-                let now = Cell(word.load(SeqCst));
-                if now != seen {
-                    seen = now;
-                    continue;
-                }
-                return if (are.is_current)(seen) { Reading::Damaged(reads) } else { Reading::Nobody };
+            Count::Strange(_) if !(are.is_current)(seen) => return Reading::Nobody,
+            Count::Strange(reads) if strange == STRANGE => return Reading::Damaged(reads),
+            Count::Strange(_) => {
+                strange += 1;
+                seen = Cell(word.load(SeqCst));
+                continue;
             }
             counted => counted,
         };

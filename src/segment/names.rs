@@ -248,6 +248,9 @@ impl Segment {
                 let generation = meta.generation();
                 self.shut_lines_of(entry, generation, membarrier::heavy).is_ok()
                     && self.all_cells(entry, |cell| self.is_unread(cell, generation))
+                    // Whoever was counted until then may have opened a line since they were shut. Now nobody can any more; and one that is open reads on,
+                    // whatever becomes of the name.
+                    && self.all_cells(entry, |cell| self.is_quiet(cell))
             }
             Kind::Semaphore | Kind::Barrier | Kind::Latch => self.seats_of(entry).is_ok_and(|seats| {
                 let told = |word: OwnerWord| word.is_abandoned() && deaths == Deaths::Told;

@@ -11,7 +11,7 @@ use crate::os::file::allocate;
 use crate::os::life;
 use crate::protocol::cell::{Cell, ReaderCell};
 use crate::protocol::reader::{LINES, ReaderLine, Reads, What};
-use crate::protocol::rwlock::{NotShut, Readers, lent_of, shut_lines};
+use crate::protocol::rwlock::{NotShut, Readers, STRANGE, lent_of, shut_lines};
 use crate::protocol::slot::Slot;
 use crate::protocol::word::Owner;
 
@@ -82,16 +82,18 @@ impl Segment {
         generation: u32,
     ) -> Option<(Cell, u32, Option<&'s ReaderLine>)> {
         let mut lent = cell.lent();
+        let mut strange = 0;
         loop {
             match self.reads_by_lent(lent, generation)? {
                 Ok((count, first)) => return Some((lent, count, first)),
-                Err(()) if cell.lent() == lent => return None,
-                Err(()) => lent = cell.lent(),
+                Err(()) if strange == STRANGE => return None,
+                Err(()) => strange += 1,
             }
+            lent = cell.lent();
         }
     }
 
-    /// `Err`: something else is read by one of them; if they are lent still, that cannot be.
+    /// `Err`: something else is read by one of them; if that goes on, and they are lent still, it is damage.
     fn reads_by_lent(&self, lent: Cell, generation: u32) -> Option<Result<(u32, Option<&ReaderLine>), ()>> {
         let (mut count, mut first) = (0, None);
         for line in lent_of(lent, self.reader_lines_of(lent))? {
@@ -121,13 +123,12 @@ impl Segment {
         shut_lines(cells, |cell| self.reader_lines_of(cell), What::new(generation), heavy)
     }
 
-    /// Takes from a cell the lines that it lends, if nobody reads by them. Only for who holds the lock.
+    /// Takes from a cell the lines that it lends, if nobody reads by it nor by them. Only for who holds the lock.
     pub(crate) fn take_lines_back(&self, cell: &ReaderCell, generation: u32, heavy: impl FnOnce() -> bool) -> bool {
         let lent = cell.lent();
         let shut =
             || shut_lines(|| core::iter::once(cell), |cell| self.reader_lines_of(cell), What::new(generation), heavy);
-        let none_read = || matches!(self.reads_by_line(cell, generation), Some((now, 0, _)) if now == lent);
-        lent == Cell(0) || shut().is_ok() && none_read() && cell.clear_lent(lent)
+        lent == Cell(0) || shut().is_ok() && self.is_quiet(cell) && cell.clear_lent(lent)
     }
 
     /// Whether nobody reads by a cell, and no thread may begin to by a line that it lends.

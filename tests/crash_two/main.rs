@@ -15,6 +15,7 @@ mod crash;
 mod support;
 
 mod deep;
+mod lines;
 mod modes;
 mod mutex;
 mod pairs;

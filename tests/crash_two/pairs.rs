@@ -59,6 +59,15 @@ struct Play<'a> {
 
 /// Goes all ways, or in the quick form some.
 pub fn play(pair: &Pair) {
+    play_some(pair, QUICK, false);
+}
+
+/// The same, in the quick form all ways in which nobody is killed.
+pub fn play_alive(pair: &Pair) {
+    play_some(pair, [usize::MAX, usize::MAX, 1], true);
+}
+
+fn play_some(pair: &Pair, quick: [usize; 3], everywhere: bool) {
     if !KNOWN_PROCESSOR {
         crate::skip!("{}: nobody taught this test the system calls of this processor", pair.what);
     }
@@ -68,11 +77,12 @@ pub fn play(pair: &Pair) {
         crate::skip!("{}: this process may not trace its children", pair.what);
     };
     let (is_long, mut ways) = (is_long(), 0);
-    let most = if is_long { LONG } else { QUICK };
+    let most = if is_long { LONG } else { quick };
     // To be killed right before something is the same as right after the thing before, as far as others can tell. If nobody is killed it is not: what
     // was read before the switch is old then. In the quick form that is where they stop.
     let is_before = |at: usize, last: usize| at == last || at % 2 == 1;
-    let places = |last: usize| (0..last + 1).filter(move |at| is_long || is_before(*at, last)).collect::<Vec<_>>();
+    let places =
+        |last: usize| (0..last + 1).filter(move |at| is_long || everywhere || is_before(*at, last)).collect::<Vec<_>>();
     let firsts = places(firsts[0]);
     let last = *firsts.last().expect("its end");
     for (turn, index) in chosen(firsts.len(), most[0], 0).enumerate() {

@@ -16,6 +16,8 @@ const RECORDS_OFFSET_AT: u64 = 48;
 const INDEX_OFFSET_AT: u64 = 64;
 const ENTRIES_OFFSET_AT: u64 = 72;
 const EXTENTS_OFFSET_AT: u64 = 80;
+const EXTENTS_SIZE_AT: u64 = 88;
+const SIZE_AT: u64 = 24;
 const CHECKSUM_AT: usize = 120;
 
 /// The owner word of the names' lock.
@@ -123,6 +125,14 @@ impl Raw {
     pub fn lines_lent(&self) -> u32 {
         let start = self.u64_at(EXTENTS_OFFSET_AT);
         (0..64).map(|cell| (self.u64_at(start + cell * 64 + 16) as u16).count_ones()).sum()
+    }
+
+    /// Where each reader's line lies that is open, and its mark.
+    pub fn open_lines(&self) -> Vec<(u64, u64)> {
+        // After the extents, in pages for three participants each, of which some are holes.
+        let lives = self.u64_at(EXTENTS_OFFSET_AT) + self.u64_at(EXTENTS_SIZE_AT);
+        let lines = (lives..self.u64_at(SIZE_AT)).step_by(4096).flat_map(|page| (page..page + 3 * 16 * 64).step_by(64));
+        lines.map(|line| (line, self.u64_at(line + 8))).filter(|(_, open)| *open != 0).collect()
     }
 
     /// The names that have an entry, one for each entry.

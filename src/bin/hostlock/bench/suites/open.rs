@@ -98,7 +98,7 @@ fn in_order([alone, left]: [f64; 2], [crowded, crowd_left]: [f64; 2]) -> Result<
 /// Microseconds that it takes to open something, and to drop it, of as many as there is time for.
 fn opened_and_left<T>(time: Duration, mut open: impl FnMut() -> Result<T, String>) -> Result<[f64; 2], String> {
     let (begin, mut turns, mut sums) = (Instant::now(), 0.0, [Duration::ZERO; 2]);
-    while begin.elapsed() < time {
+    while turns == 0.0 || begin.elapsed() < time {
         let start = Instant::now();
         let opened = open()?;
         let between = Instant::now();
