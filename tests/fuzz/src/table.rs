@@ -14,7 +14,8 @@ use crate::input::Input;
 /// A program that goes on after that is another program's copy.
 const MOST: usize = 120;
 
-/// All kinds of names; names that fill the table; of some that are held; removed and made anew; damage in between; a name whose place another one holds.
+/// All kinds of names; names that fill the table; of some that are held; removed and made anew; damage in between; a name whose place another one holds; one that goes
+/// as others come, and comes again.
 pub const SEEDS: &[&[u8]] = &[
     &[
         12, 0, 0, 0, 12, 1, 1, 0, 12, 2, 2, 0, 12, 3, 3, 0, 12, 4, 4, 0, 12, 5, 5, 0, 12, 6, 6, 0, 12, 7, 7, 0, 12, 8,
@@ -27,6 +28,7 @@ pub const SEEDS: &[&[u8]] = &[
     &[17, 0, 12, 7, 4, 2, 4, 1, 9, 12, 0, 14, 0, 13, 2, 14, 3, 17, 3, 9, 18],
     &[17, 0, 12, 21, 0, 14, 15, 15, 5, 15, 0, 14, 0, 15, 3, 14, 0, 21, 2, 15, 0, 14, 0, 21, 1],
     &[12, 7, 1, 4, 12, 7, 1, 2, 14, 1, 12, 7, 1, 2, 12, 8, 3, 1, 12, 8, 3, 3, 12, 0, 3, 0],
+    &[15, 5, 14, 4, 12, 16, 0, 2, 16, 0, 15, 4, 3, 0, 17, 4, 12],
 ];
 
 /// What there is, by the numbers of the programs.
@@ -161,6 +163,8 @@ impl Table<'_> {
                 let (first, count) = (name(input), usize::from(input.byte()) % NAMES.len() + 1);
                 for name in first..first + count {
                     self.create(0, name % NAMES.len(), 0);
+                    // One of the next may be one that just went.
+                    self.compare();
                 }
             }
             18 => {
